@@ -17,7 +17,7 @@ USES_worker := engine router kernels model base
 USES_server := auth router model base
 USES_cli := server worker engine router auth kernels model base
 
-PKGS := libmicrohttpd jansson openssl hiredis libpq libcurl libpcre2-8 libutf8proc
+PKGS := libmicrohttpd jansson openssl hiredis libpq libpcre2-8 libutf8proc
 WARN := -Wall -Wextra -Wshadow -Wconversion -Werror
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -fPIE
 CPPFLAGS := -I. -D_GNU_SOURCE -MMD -MP

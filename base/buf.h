@@ -14,8 +14,9 @@ void buf_put(buf *b, const void *p, size_t n);
 void buf_puts(buf *b, const char *s);
 void buf_printf(buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void buf_vprintf(buf *b, const char *format, va_list args);
-void buf_put_json(buf *b, const char *s, size_t n); // a JSON string with its quotes; s is valid UTF-8
-void buf_put_u8(buf *b, uint8_t v);                 // little-endian writers, the twins of cursor.h
+// A JSON string with its quotes; s is valid UTF-8.
+void buf_put_json(buf *b, const char *s, size_t n);
+void buf_put_u8(buf *b, uint8_t v); // little-endian writers, the twins of cursor.h
 void buf_put_u16(buf *b, uint16_t v);
 void buf_put_u32(buf *b, uint32_t v);
 void buf_put_u64(buf *b, uint64_t v);

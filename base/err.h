@@ -15,20 +15,20 @@ typedef enum err_code {
     ERR_MODEL_UNKNOWN,
     ERR_NOT_FOUND,
     ERR_METHOD,
-    ERR_IN_PROGRESS,    // same Idempotency-Key, first one still running
-    ERR_IDEM_MISMATCH,  // same Idempotency-Key, other body
+    ERR_IN_PROGRESS,   // same Idempotency-Key, first one still running
+    ERR_IDEM_MISMATCH, // same Idempotency-Key, other body
     ERR_TOO_LARGE,
-    ERR_RATE,           // a window or a concurrency limit; retry_ms says when
-    ERR_QUOTA,          // a budget; waiting for it does not help soon
-    ERR_CANCELLED,      // the client went away
+    ERR_RATE,      // a window or a concurrency limit; retry_ms says when
+    ERR_QUOTA,     // a budget; waiting for it does not help soon
+    ERR_CANCELLED, // the client went away
     // ours
     ERR_INTERNAL,
-    ERR_POISON,         // the request killed its workers
-    ERR_OVERLOADED,     // queue full
-    ERR_DEPENDENCY,     // Redis or Postgres does not answer
+    ERR_POISON,     // the request killed its workers
+    ERR_OVERLOADED, // queue full
+    ERR_DEPENDENCY, // Redis or Postgres does not answer
     ERR_DEADLINE,
-    ERR_IO,             // a file or socket of ours
-    ERR_FORMAT,         // a file of ours is malformed (GGUF, configuration, ...)
+    ERR_IO,     // a file or socket of ours
+    ERR_FORMAT, // a file of ours is malformed (GGUF, configuration, ...)
 } err_code;
 
 // Plain data. Clear with `err e = {0};`. retry_ms: 0 = say nothing.
@@ -39,7 +39,8 @@ typedef struct err {
     char message[320];
 } err;
 
-// Fills e (NULL: nothing is kept) and returns -1, so that `return err_set(e, ...)` reads well. param may be NULL.
+// Fills e (NULL: nothing is kept) and returns -1, so that `return err_set(e, ...)` reads well.
+// param may be NULL.
 int err_set(err *e, err_code code, const char *param, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
