@@ -1,6 +1,8 @@
-// The tensor operations every backend provides: ref/ (double precision), cpu/ (AVX2, AVX-512, chosen at run time), cuda/. Twins with
-// the same argument structs. engine/graph is their only caller. Activations are float32, row-major, rows contiguous unless a stride
-// is named. A row's result never depends on the other rows of the call (batch-invariant) nor on the number of threads.
+// The tensor operations every backend provides: ref/ (double precision), cpu/ (AVX2, AVX-512,
+// chosen at run time), cuda/. Twins with the same argument structs. engine/graph is their only
+// caller. Activations are float32, row-major, rows contiguous unless a stride is named. A row's
+// result never depends on the other rows of the call (batch-invariant) nor on the number of
+// threads.
 #ifndef KERNELS_OPS_H
 #define KERNELS_OPS_H
 #include <stdbool.h>
@@ -10,14 +12,24 @@
 
 // Source formats of weights, numbered as in GGUF (ggml_type).
 typedef enum weight_type {
-    WT_F32 = 0, WT_F16 = 1, WT_Q4_0 = 2, WT_Q4_1 = 3, WT_Q5_0 = 6, WT_Q5_1 = 7, WT_Q8_0 = 8,
-    WT_Q4_K = 12, WT_Q5_K = 13, WT_Q6_K = 14, WT_BF16 = 30,
+    WT_F32 = 0,
+    WT_F16 = 1,
+    WT_Q4_0 = 2,
+    WT_Q4_1 = 3,
+    WT_Q5_0 = 6,
+    WT_Q5_1 = 7,
+    WT_Q8_0 = 8,
+    WT_Q4_K = 12,
+    WT_Q5_K = 13,
+    WT_Q6_K = 14,
+    WT_BF16 = 30,
 } weight_type;
 
 // Values and bytes of one block; false for a type that no backend takes.
 bool weight_type_block(weight_type t, int *n_values, int *n_bytes);
 const char *weight_type_name(weight_type t); // "?" when unknown
-// Dequantises n values (a multiple of the block) of a row to float, exactly as the format defines them.
+// Dequantises n values (a multiple of the block) of a row to float, exactly as the format defines
+// them.
 void weight_dequantize(weight_type t, const void *row, float *out, int64_t n);
 
 // A matrix as the model file holds it: n_out rows of n_in values. Borrowed during weight_pack only.
@@ -31,15 +43,17 @@ typedef struct weight_source {
 typedef struct weight weight; // packed by a backend; opaque
 typedef enum kv_type { KV_F32, KV_F16, KV_BF16 } kv_type;
 
-// Paged KV of one layer: k and v are [n_pages][n_kv_heads][page_tokens][head_dim] of type. Owned by the engine.
+// Paged KV of one layer: k and v are [n_pages][n_kv_heads][page_tokens][head_dim] of type. Owned by
+// the engine.
 typedef struct kv_layer {
     void *k, *v;
     kv_type type;
     int n_pages, n_kv_heads, page_tokens, head_dim;
 } kv_layer;
 
-// One sequence's share of a ragged batch: its rows are row..row+n_rows-1, at positions first..first+n_rows-1. After kv_write the cache holds
-// first + n_rows positions; pages[i] holds positions i*page_tokens...
+// One sequence's share of a ragged batch: its rows are row..row+n_rows-1, at positions
+// first..first+n_rows-1. After kv_write the cache holds first + n_rows positions; pages[i] holds
+// positions i*page_tokens...
 typedef struct seq_span {
     int row, n_rows, first;
     const int32_t *pages;
@@ -54,7 +68,8 @@ typedef struct embed_args { // y[n_rows, dim] = table[ids[r]] * scale
     float scale;
 } embed_args;
 
-typedef struct rmsnorm_args { // x += add (when not NULL), y = x / sqrt(mean(x^2) + eps) * gain; y may be x only if add is NULL
+typedef struct rmsnorm_args { // x += add (when not NULL), y = x / sqrt(mean(x^2) + eps) * gain; y
+                              // may be x only if add is NULL
     float *x;                 // [n_rows, dim], updated when add is given: the residual stream
     const float *add;         // [n_rows, dim] or NULL
     const float *gain;        // [dim]
@@ -72,14 +87,16 @@ typedef struct matmul_args { // y[r, :n_out] = w x[r] + bias
     int64_t x_stride, y_stride;
 } matmul_args;
 
-// Rotates q and k in place (RoPE, Su et al. 2021), after an optional per-head RMSNorm (Qwen3), and writes k and v to the cache.
+// Rotates q and k in place (RoPE, Su et al. 2021), after an optional per-head RMSNorm (Qwen3), and
+// writes k and v to the cache.
 typedef struct rope_kv_args {
     float *qkv; // [n_rows, (n_heads + 2 n_kv_heads) * head_dim]: q heads, k heads, v heads
     int64_t stride;
     int n_heads;
-    bool interleaved;          // true: pairs (2i, 2i+1) as GGUF llama; false: pairs (i, i + head_dim/2) as Qwen (NEOX)
-    const float *inv_freq;     // [head_dim / 2] per pair, scaling (YaRN, llama3) already applied
-    float attn_scale;          // multiplies sine and cosine (YaRN); 1 otherwise
+    bool interleaved; // true: pairs (2i, 2i+1) as GGUF llama; false: pairs (i, i + head_dim/2) as
+                      // Qwen (NEOX)
+    const float *inv_freq;        // [head_dim / 2] per pair, scaling (YaRN, llama3) already applied
+    float attn_scale;             // multiplies sine and cosine (YaRN); 1 otherwise
     const float *q_gain, *k_gain; // [head_dim] or NULL
     float eps;
     const kv_layer *kv;
@@ -87,9 +104,10 @@ typedef struct rope_kv_args {
     int n_spans;
 } rope_kv_args;
 
-typedef struct attention_args { // causal, grouped queries, float accumulation, softmax scale 1/sqrt(head_dim)
-    const float *q;             // [n_rows, n_heads, head_dim], rows q_stride floats apart (the q part of qkv)
-    float *y;                   // [n_rows, n_heads * head_dim]
+typedef struct attention_args { // causal, grouped queries, float accumulation, softmax scale
+                                // 1/sqrt(head_dim)
+    const float *q; // [n_rows, n_heads, head_dim], rows q_stride floats apart (the q part of qkv)
+    float *y;       // [n_rows, n_heads * head_dim]
     int64_t q_stride;
     int n_heads;
     const kv_layer *kv;
@@ -103,11 +121,12 @@ typedef struct swiglu_args { // y[r, i] = silu(gate_up[r, i]) * gate_up[r, width
     int n_rows, width;
 } swiglu_args;
 
-// A backend instance with its threads. One engine thread calls it at a time; calls return when the work is done.
+// A backend instance with its threads. One engine thread calls it at a time; calls return when the
+// work is done.
 typedef struct ops {
     const char *name; // "ref", "avx2", "avx512"
-    // Packs one matrix or several stacked on top of each other (fused qkv, gate-up: n sources of the same n_in, any mix of types).
-    // ERR_UNSUPPORTED names the tensor. weight_free frees.
+    // Packs one matrix or several stacked on top of each other (fused qkv, gate-up: n sources of
+    // the same n_in, any mix of types). ERR_UNSUPPORTED names the tensor. weight_free frees.
     int (*weight_pack)(struct ops *o, const weight_source *parts, int n, weight **out, err *e);
     void (*weight_free)(struct ops *o, weight *w);
     size_t (*weight_bytes)(const weight *w);
@@ -117,13 +136,14 @@ typedef struct ops {
     void (*rope_kv)(struct ops *o, const rope_kv_args *a);
     void (*attention)(struct ops *o, const attention_args *a);
     void (*swiglu)(struct ops *o, const swiglu_args *a);
-    // Runs fn(ctx, part, n_parts) on all threads of the backend and waits (sampling spreads over them).
+    // Runs fn(ctx, part, n_parts) on all threads of the backend and waits (sampling spreads over
+    // them).
     void (*parallel)(struct ops *o, void (*fn)(void *ctx, int part, int n_parts), void *ctx);
     void (*close)(struct ops *o);
 } ops;
 
-// name: "ref", "avx2", "avx512", or NULL / "": TIERGATE_CPU when set, else the best this processor has. n_threads 0: all cores.
-// ERR_UNSUPPORTED when the processor lacks it.
+// name: "ref", "avx2", "avx512", or NULL / "": TIERGATE_CPU when set, else the best this processor
+// has. n_threads 0: all cores. ERR_UNSUPPORTED when the processor lacks it.
 int ops_open(const char *name, int n_threads, ops **out, err *e);
 bool ops_supported(const char *name);
 kv_type ops_kv_type(const ops *o); // what the backend's attention prefers

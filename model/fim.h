@@ -1,4 +1,5 @@
-// Fill-in-the-middle templates: Qwen2.5-Coder (with repository level), StarCoder, CodeLlama. The gateway, not the client, spells the control tokens.
+// Fill-in-the-middle templates: Qwen2.5-Coder (with repository level), StarCoder, CodeLlama. The
+// gateway, not the client, spells the control tokens.
 #ifndef MODEL_FIM_H
 #define MODEL_FIM_H
 #include <stddef.h>
@@ -28,7 +29,8 @@ const fim_template *fim_detect(const tokenizer *t);
 const char *fim_name(const fim_template *f);
 // ERR_UNSUPPORTED (param "context") when files are given and the family has no repository level.
 int fim_render(const fim_template *f, const fim_request *r, arena *a, segment_list *out, err *e);
-// Tokens that end a completion of this family besides the tokenizer's own (<|file_sep|>, ...): is id one of them?
+// Tokens that end a completion of this family besides the tokenizer's own (<|file_sep|>, ...): is
+// id one of them?
 bool fim_is_end(const fim_template *f, const tokenizer *t, int32_t id);
 
 #endif

@@ -1,6 +1,7 @@
-// GGUF model files (version 2 and 3), read through mmap. Every count, offset, size and string is checked against the file before use,
-// products are overflow-checked, tensors may not overlap or leave the file, and caps bound every count. Read-only after open: any thread.
-// Source: the GGUF specification (ggml/docs/gguf.md).
+// GGUF model files (version 2 and 3), read through mmap. Every count, offset, size and string is
+// checked against the file before use, products are overflow-checked, tensors may not overlap or
+// leave the file, and caps bound every count. Read-only after open: any thread. Source: the GGUF
+// specification (ggml/docs/gguf.md).
 #ifndef MODEL_GGUF_H
 #define MODEL_GGUF_H
 #include <stdbool.h>
@@ -11,7 +12,19 @@
 typedef struct gguf gguf;
 
 typedef enum gguf_type {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64,
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64,
 } gguf_type;
 
 typedef struct gguf_string { // borrowed from the mapping, not NUL-terminated
@@ -28,8 +41,10 @@ typedef struct gguf_tensor {
     uint64_t bytes;
 } gguf_tensor;
 
-int gguf_open(const char *path, gguf **out, err *e);          // ERR_IO or ERR_FORMAT: one clear line with the offset or key
-int gguf_open_memory(const void *p, size_t n, gguf **out, err *e); // borrowed bytes (tests, fuzzing)
+int gguf_open(const char *path, gguf **out,
+              err *e); // ERR_IO or ERR_FORMAT: one clear line with the offset or key
+int gguf_open_memory(const void *p, size_t n, gguf **out,
+                     err *e); // borrowed bytes (tests, fuzzing)
 void gguf_close(gguf *g);
 uint32_t gguf_version(const gguf *g);
 size_t gguf_n_tensors(const gguf *g);
@@ -37,10 +52,12 @@ const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);
 const gguf_tensor *gguf_find(const gguf *g, const char *name); // NULL: none
 uint64_t gguf_file_bytes(const gguf *g);
 
-// Metadata. The get functions return false when the key is absent; a key of an unfitting type is false too and gguf_kind tells.
+// Metadata. The get functions return false when the key is absent; a key of an unfitting type is
+// false too and gguf_kind tells.
 bool gguf_has(const gguf *g, const char *key, gguf_type *kind);
-bool gguf_get_u64(const gguf *g, const char *key, uint64_t *out); // any integer type that is not negative, and bool
-bool gguf_get_f64(const gguf *g, const char *key, double *out);   // float types and integers
+bool gguf_get_u64(const gguf *g, const char *key,
+                  uint64_t *out); // any integer type that is not negative, and bool
+bool gguf_get_f64(const gguf *g, const char *key, double *out); // float types and integers
 bool gguf_get_bool(const gguf *g, const char *key, bool *out);
 bool gguf_get_string(const gguf *g, const char *key, gguf_string *out);
 bool gguf_array(const gguf *g, const char *key, gguf_type *element, uint64_t *n);

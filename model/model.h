@@ -1,5 +1,5 @@
-// What a model is: its file, shape, tokenizer and templates. Opening reads metadata and tokenizer only; weights are mapped, never read, here.
-// Read-only after open: any thread.
+// What a model is: its file, shape, tokenizer and templates. Opening reads metadata and tokenizer
+// only; weights are mapped, never read, here. Read-only after open: any thread.
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 #include <stdbool.h>
@@ -28,7 +28,8 @@ typedef struct model_shape {
 
 typedef struct model model;
 
-// template_name: "" or NULL = detect (a model without a chat template opens too; model_template is then NULL).
+// template_name: "" or NULL = detect (a model without a chat template opens too; model_template is
+// then NULL).
 int model_open(const char *path, const char *template_name, model **out, err *e);
 void model_close(model *m);
 const gguf *model_gguf(const model *m);
@@ -37,12 +38,14 @@ const tokenizer *model_tokenizer(const model *m);
 const chat_template *model_template(const model *m); // NULL: none
 const fim_template *model_fim(const model *m);       // NULL: none
 const char *model_file_name(const model *m);         // general.name or the file's stem
-// Hex of the first 16 bytes of SHA-256 over metadata and tensor table: tells one revision from another.
+// Hex of the first 16 bytes of SHA-256 over metadata and tensor table: tells one revision from
+// another.
 const char *model_revision(const model *m);
-bool model_is_end(const model *m, int32_t id);       // ends an answer (tokenizer or FIM)
+bool model_is_end(const model *m, int32_t id); // ends an answer (tokenizer or FIM)
 
-// Everything that engine_open would need, checked without reading weights: every tensor of the architecture is there with the right shape and
-// a supported type. One clear line otherwise. Fills a summary for people (several lines).
+// Everything that engine_open would need, checked without reading weights: every tensor of the
+// architecture is there with the right shape and a supported type. One clear line otherwise. Fills
+// a summary for people (several lines).
 int model_check(const char *path, buf *summary, err *e);
 
 #endif

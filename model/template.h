@@ -1,5 +1,6 @@
-// Chat templates: C functions per model family that emit segments marked trusted (may spell control tokens) or not (user text, never parsed
-// for control tokens). An unknown template is an error at load that names the setting to give ([model NAME] template=...).
+// Chat templates: C functions per model family that emit segments marked trusted (may spell control
+// tokens) or not (user text, never parsed for control tokens). An unknown template is an error at
+// load that names the setting to give ([model NAME] template=...).
 #ifndef MODEL_TEMPLATE_H
 #define MODEL_TEMPLATE_H
 #include <stdbool.h>
@@ -28,13 +29,16 @@ typedef struct segment_list { // from the arena
     size_t n, cap;
 } segment_list;
 
-typedef struct chat_template chat_template; // static: chatml, smollm, qwen, llama3
+typedef struct chat_template chat_template;              // static: chatml, smollm, qwen, llama3
 const chat_template *template_by_name(const char *name); // NULL: unknown
-// Recognises tokenizer.chat_template of the file. ERR_UNSUPPORTED says which names may be configured.
+// Recognises tokenizer.chat_template of the file. ERR_UNSUPPORTED says which names may be
+// configured.
 int template_detect(const gguf *g, const chat_template **out, err *e);
 const char *template_name(const chat_template *t);
-// add_generation: end with the opening of the assistant's turn. ERR_INVALID with param "messages[i].role" etc. for what the family refuses.
-int template_render(const chat_template *t, const chat_message *messages, size_t n, bool add_generation, arena *a, segment_list *out, err *e);
+// add_generation: end with the opening of the assistant's turn. ERR_INVALID with param
+// "messages[i].role" etc. for what the family refuses.
+int template_render(const chat_template *t, const chat_message *messages, size_t n,
+                    bool add_generation, arena *a, segment_list *out, err *e);
 // Tokenises segments (adds BOS when the tokenizer wants one and the template did not spell it).
 int template_encode(const tokenizer *t, const segment_list *segments, token_list *out, err *e);
 

@@ -1,6 +1,7 @@
-// Byte-level BPE tokenizer of a GGUF file (tokenizer.ggml.model = "gpt2"); pre-tokenizers smollm, qwen2, llama-bpe, gpt-2. Exact: the same ids as
-// Hugging Face tokenizers. Read-only after open: any thread. Text from users never becomes a control token: only TOKENIZER_TRUSTED
-// segments are parsed for them.
+// Byte-level BPE tokenizer of a GGUF file (tokenizer.ggml.model = "gpt2"); pre-tokenizers smollm,
+// qwen2, llama-bpe, gpt-2. Exact: the same ids as Hugging Face tokenizers. Read-only after open:
+// any thread. Text from users never becomes a control token: only TOKENIZER_TRUSTED segments are
+// parsed for them.
 #ifndef MODEL_TOKENIZER_H
 #define MODEL_TOKENIZER_H
 #include <stdbool.h>
@@ -18,24 +19,32 @@ typedef struct token_list { // zero-initialised is empty
 void token_list_push(token_list *l, int32_t id);
 void token_list_release(token_list *l);
 
-int tokenizer_open(const gguf *g, tokenizer **out, err *e); // g stays open and is borrowed; ERR_UNSUPPORTED names the setting
+int tokenizer_open(const gguf *g, tokenizer **out,
+                   err *e); // g stays open and is borrowed; ERR_UNSUPPORTED names the setting
 void tokenizer_close(tokenizer *t);
 int tokenizer_n_vocab(const tokenizer *t);
 
-// Appends the ids of text (valid UTF-8, n bytes) to out. parse_control: control tokens spelt in the text become their ids (trusted text only);
-// otherwise they are ordinary text. No BOS is added here.
-int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_control, token_list *out, err *e);
-// The bytes of a token: borrowed; may be a part of a UTF-8 character. Control tokens yield their name when show_control, else nothing.
+// Appends the ids of text (valid UTF-8, n bytes) to out. parse_control: control tokens spelt in the
+// text become their ids (trusted text only); otherwise they are ordinary text. No BOS is added
+// here.
+int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_control,
+                     token_list *out, err *e);
+// The bytes of a token: borrowed; may be a part of a UTF-8 character. Control tokens yield their
+// name when show_control, else nothing.
 const char *tokenizer_piece(const tokenizer *t, int32_t id, bool show_control, size_t *n);
 bool tokenizer_is_control(const tokenizer *t, int32_t id);
-int32_t tokenizer_find(const tokenizer *t, const char *name); // id of a token by its exact name ("<|im_end|>"), -1: none
-int32_t tokenizer_bos(const tokenizer *t);                    // -1: none
+int32_t
+tokenizer_find(const tokenizer *t,
+               const char *name); // id of a token by its exact name ("<|im_end|>"), -1: none
+int32_t tokenizer_bos(const tokenizer *t); // -1: none
 bool tokenizer_adds_bos(const tokenizer *t);
-// Tokens that end an answer: eos, eot, and the family's turn ends (<|im_end|>, <|endoftext|>, <|eot_id|>, ...).
+// Tokens that end an answer: eos, eot, and the family's turn ends (<|im_end|>, <|endoftext|>,
+// <|eot_id|>, ...).
 bool tokenizer_is_end(const tokenizer *t, int32_t id);
 
-// How many bytes at the front of p[0..n) are whole UTF-8 characters; an unfinished but so far valid one at the end is left out, invalid bytes
-// count as whole (they are replaced by U+FFFD when text is made of them).
+// How many bytes at the front of p[0..n) are whole UTF-8 characters; an unfinished but so far valid
+// one at the end is left out, invalid bytes count as whole (they are replaced by U+FFFD when text
+// is made of them).
 size_t utf8_whole(const char *p, size_t n);
 
 #endif

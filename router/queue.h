@@ -1,0 +1,66 @@
+// The queue of a tier, shared by gateway and worker: names of keys, the Redis function library
+// tiergate_queue1, and the calls of both sides. Mechanism and fields: router/queue.lua and
+// docs/tour.md. A claim pops for good; whether the work arrived is the gateway's business.
+#ifndef ROUTER_QUEUE_H
+#define ROUTER_QUEUE_H
+#include <stddef.h>
+#include <stdint.h>
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/redis.h"
+#include "router/job.h"
+#include "router/reply.h"
+
+typedef enum lane {
+    LANE_COMPLETION,
+    LANE_INTERACTIVE,
+    LANE_BATCH,
+    LANE_LAST,
+    N_LANES
+} lane; // letters c i b l
+extern const char lane_letter[N_LANES];
+
+// Loads the library unless it is there (same source). Also checks maxmemory-policy: anything but
+// noeviction is ERR_INVALID.
+int queue_prepare(redis *r, err *e);
+
+// ---- worker side (blocking connection, one thread)
+typedef struct queue_charge { // service a tenant received since the last claim
+    lane lane;
+    const char *tenant;
+    double amount; // tokens made / weight
+} queue_charge;
+
+typedef struct queue_claimed {
+    lane lane;
+    char tenant[ID_UUID_TEXT];
+    char id[ID_UUID_TEXT];
+    int attempt;
+    double weight;
+    int64_t waited_ms;
+} queue_claimed;
+
+// Takes up to max entries of tier (room per lane as given) and sends the charges. *n entries;
+// *thrown expired ones were discarded.
+int queue_claim(redis *r, const char *tier, int max, const int room[N_LANES],
+                const queue_charge *charges, int n_charges, queue_claimed *out, int *n, int *thrown,
+                err *e);
+// GETDEL of the sealed job; *found false when it is gone.
+int queue_take_payload(redis *r, const char *tier, const char *id, int attempt, buf *out,
+                       int *found, err *e);
+// Appends to a gateway's reply stream (NOMKSTREAM). *alive 0: the gateway's lease is over; drop its
+// work.
+int queue_send_reply(redis *r, uint64_t gateway, const void *p, size_t n, int *alive, err *e);
+
+// ---- names, for both
+void queue_key_prefix(char *out, size_t n, const char *tier); // tg:{M}:
+void queue_key_payload(char *out, size_t n, const char *tier, const char *id,
+                       int attempt);                           // tg:{M}:p:<id>:<attempt>
+void queue_key_bell(char *out, size_t n, const char *tier);    // tg:{M}:bell
+void queue_key_cancel(char *out, size_t n, uint64_t worker);   // tg:c:<w>
+void queue_key_gateway(char *out, size_t n, uint64_t gateway); // tg:g:{gw}
+
+// A cancel message on tg:c:<w>: "id attempt run".
+int queue_cancel_parse(const char *p, size_t n, char id[ID_UUID_TEXT], int *attempt, uint64_t *run);
+
+#endif

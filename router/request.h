@@ -1,0 +1,103 @@
+// The life of a request in the gateway that accepted it: holding -> queued -> running -> closing ->
+// unrecorded -> gone (protocol.md). One `router` per reactor is a protocol gateway of its own: an
+// incarnation id, a lease, a reply stream, a table of its requests. Journal, recorder and sweeper
+// are shared by the process (router_shared).
+#ifndef ROUTER_REQUEST_H
+#define ROUTER_REQUEST_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/config.h"
+#include "base/err.h"
+#include "base/id.h"
+#include "base/loop.h"
+#include "base/secret.h"
+#include "model/catalogue.h"
+#include "model/sampling.h"
+#include "router/queue.h"
+#include "router/reply.h"
+
+typedef struct router_shared router_shared;
+typedef struct router router; // owner: its loop's thread
+typedef struct request request;
+
+// Opens the journal in DATA/journal (an earlier one is replayed), starts recorder and sweeper,
+// prepares Redis. cluster seals jobs.
+int router_shared_open(const config *c, const secret_ring *cluster, router_shared **out, err *e);
+void router_shared_close(
+    router_shared *s); // after all routers; waits for the recorder's last COMMIT (bounded)
+// Is everything there to accept requests? The reason why not, or NULL. For /readyz; any thread.
+const char *router_not_ready(const router_shared *s);
+int router_open(router_shared *s, loop *l, router **out, err *e);
+void router_close(router *r); // ends what is open with an error event first
+// No new requests from now on (503); drained(ctx) is called once none is open.
+void router_drain(router *r, void (*drained)(void *ctx), void *ctx);
+
+typedef struct request_spec { // everything is copied by router_submit, except what is said
+    char tenant[ID_UUID_TEXT], user[ID_UUID_TEXT], key[ID_UUID_TEXT];
+    double weight; // of the tenant in the queue; 0 = 1
+    const catalogue_entry *model;
+    char adapter[64];
+    lane lane;
+    const char *endpoint; // "chat", "completions": static
+    const char *task;     // static
+    const int32_t *prompt;
+    int n_prompt;
+    int n_choices;  // 1..JOB_CHOICES
+    int max_tokens; // per choice; 0: absent (the default is granted)
+    bool streamed;  // tokens count as handed by request_handed; otherwise when LAST arrived
+    sampling_params sampling;
+    job_stop stops[JOB_STOPS]; // text is copied
+    int n_stops;
+    bool ignore_end, fim, echo_logprobs;
+    int64_t deadline_ms; // from now; 0: the configured one
+} request_spec;
+
+typedef enum request_outcome {
+    OUTCOME_OK, // complete
+    OUTCOME_CLIENT_GONE,
+    OUTCOME_DEADLINE,
+    OUTCOME_OVERLOADED, // the queue was full: 0 tokens
+    OUTCOME_WORKER_LOST,
+    OUTCOME_DEAD_LETTER,
+    OUTCOME_REVOKED,
+    OUTCOME_GATEWAY_LOST,
+    OUTCOME_FAILED, // engine, Redis, or a settlement that was not ours
+    OUTCOME_UNKNOWN,
+} request_outcome;
+const char *
+request_outcome_name(request_outcome o); // as stored in usage.outcome: "ok", "client_gone", ...
+
+typedef struct request_end {
+    request_outcome outcome;
+    err error;                        // what to tell the client when outcome is not OK
+    reply_finish finish[JOB_CHOICES]; // per choice; FINISH_NONE for one that did not end
+    int prompt_tokens, cached_tokens, completion_tokens;
+    const char *limited_by; // quota kind that shortened it, or NULL
+} request_end;
+
+typedef struct request_events { // called on the router's loop, never inside router_submit
+    void (*frame)(
+        void *ctx,
+        const reply_frame *f); // tokens in order per choice, fenced; f is valid during the call
+    // Exactly once, last; after it the request is no longer the caller's. outcome OK: settled with
+    // our own values, so [DONE] may be said.
+    void (*end)(void *ctx, const request_end *end);
+} request_events;
+
+// Takes the request in: hold -> journal -> enqueue. -1 when it is refused at once (e); otherwise
+// end() tells everything later, refusals by quota or a full queue too. *out is the caller's handle
+// until end().
+int router_submit(router *r, const request_spec *spec, const request_events *events, void *ctx,
+                  request **out, err *e);
+const char *request_id(const request *q);
+int request_granted(const request *q); // tokens per choice it may make as of now
+// The socket took everything up to total generated tokens of a choice.
+void request_handed(request *q, int choice, int total);
+// The client went away, or its key was revoked, ...: the worker is told, end() follows with that
+// outcome.
+void request_cancel(request *q, request_outcome why);
+// Closes every request of this key (revoked): end() with OUTCOME_REVOKED.
+void router_cancel_key(router *r, const char *key);
+
+#endif
