@@ -35,6 +35,12 @@ void buf_put(buf *b, const void *p, size_t n) {
     grown(b, n);
 }
 
+void *buf_extend(buf *b, size_t n) {
+    char *at = reserve(b, n);
+    grown(b, n);
+    return at;
+}
+
 void buf_puts(buf *b, const char *s) { buf_put(b, s, strlen(s)); }
 
 void buf_vprintf(buf *b, const char *format, va_list args) {
@@ -112,6 +118,14 @@ void buf_consume(buf *b, size_t n) {
         return;
     memmove(b->data, b->data + n, b->len - n + 1);
     b->len -= n;
+}
+
+void buf_cut(buf *b, size_t len) {
+    if (len > b->len)
+        fatal("buf_cut at %zu of %zu bytes", len, b->len);
+    b->len = len;
+    if (b->data)
+        b->data[len] = '\0';
 }
 
 void buf_clear(buf *b) {

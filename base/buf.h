@@ -23,6 +23,8 @@ void buf_put_u64(buf *b, uint64_t v);
 void buf_put_f32(buf *b, float v);
 void buf_put_bytes(buf *b, const void *p, size_t n); // u32 length, then the bytes
 void buf_consume(buf *b, size_t n);                  // drops n bytes from the front
+void *buf_extend(buf *b, size_t n);                  // appends n bytes for the caller to fill
+void buf_cut(buf *b, size_t len);                    // drops what stands behind len
 void buf_clear(buf *b);                              // len = 0, memory kept
 void buf_release(buf *b);
 char *buf_take(buf *b); // caller frees; b is empty after

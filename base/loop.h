@@ -13,8 +13,8 @@ typedef void loop_fn(void *ctx);
 
 loop *loop_new(void);
 void loop_free(loop *l); // closes no descriptor of others
-// events: EPOLL* bits wanted. The handle dies with loop_io_remove, which is allowed inside any
-// callback.
+// events: EPOLL* bits wanted. NULL: the kernel refuses (errno says why). The handle dies with
+// loop_io_remove, which is allowed inside any callback.
 loop_io *loop_io_add(loop *l, int fd, uint32_t events, loop_io_fn *fn, void *ctx);
 void loop_io_set(loop *l, loop_io *io, uint32_t events);
 void loop_io_remove(loop *l, loop_io *io);

@@ -21,8 +21,8 @@ typedef struct secret_ring { // the newest first; the newest seals and hashes, a
     int n;
 } secret_ring;
 
-// Reads DIR/NAME ("ID HEX" a line); when create and there is none, makes one from the kernel's
-// random source.
+// Reads DIR/NAME ("ID HEX" a line, the newest first; not readable by others); when create and there
+// is none, makes one from the kernel's random source.
 int secret_ring_load(const char *dir, const char *name, bool create, secret_ring *out, err *e);
 void secret_wipe(void *p, size_t n);
 bool secret_equal(const void *a, const void *b, size_t n);                   // constant time
