@@ -1,7 +1,12 @@
-// GGUF model files (version 2 and 3), read through mmap. Every count, offset, size and string is
-// checked against the file before use, products are overflow-checked, tensors may not overlap or
-// leave the file, and caps bound every count. Read-only after open: any thread. Source: the GGUF
-// specification (ggml/docs/gguf.md).
+// GGUF model files (version 2 and 3, little-endian), read through mmap. Every count, offset, size
+// and string is checked against the file before use, products are overflow-checked, tensors may not
+// overlap or leave the file, and caps bound every count. Read-only after open: any thread.
+//
+// What changes on disk afterwards: header, metadata and tensor table are copied to private memory
+// at open, so names, keys and strings stay valid whatever happens to the file. Tensor data stays
+// mapped: a file that is truncated in place while weights are read raises SIGBUS (replace model
+// files by rename, never in place). gguf_unchanged tells before and after a long load.
+// Source: the GGUF specification (ggml/docs/gguf.md).
 #ifndef MODEL_GGUF_H
 #define MODEL_GGUF_H
 #include <stdbool.h>
@@ -11,7 +16,7 @@
 
 typedef struct gguf gguf;
 
-typedef enum gguf_type {
+typedef enum gguf_type { // numbered as in the file
     GGUF_U8,
     GGUF_I8,
     GGUF_U16,
@@ -27,14 +32,14 @@ typedef enum gguf_type {
     GGUF_F64,
 } gguf_type;
 
-typedef struct gguf_string { // borrowed from the mapping, not NUL-terminated
+typedef struct gguf_string { // borrowed from the open file, not NUL-terminated; any bytes
     const char *p;
     size_t n;
 } gguf_string;
 
 typedef struct gguf_tensor {
-    gguf_string name;
-    uint32_t type; // ggml_type; weight_type in kernels/ops.h has the same numbers
+    gguf_string name; // printable ASCII, 1..64 bytes
+    uint32_t type;    // ggml_type; weight_type in kernels/ops.h has the same numbers
     int n_dims;
     uint64_t dims[4]; // dims[0] is the contiguous one (n_in); unused ones are 1
     const void *data; // in the mapping
@@ -42,25 +47,32 @@ typedef struct gguf_tensor {
 } gguf_tensor;
 
 int gguf_open(const char *path, gguf **out,
-              err *e); // ERR_IO or ERR_FORMAT: one clear line with the offset or key
-int gguf_open_memory(const void *p, size_t n, gguf **out,
-                     err *e); // borrowed bytes (tests, fuzzing)
-void gguf_close(gguf *g);
+              err *e); // ERR_IO or ERR_FORMAT: offset or key in a line
+// Borrowed bytes (tests, fuzzing); p outlives the result.
+int gguf_open_memory(const void *p, size_t n, gguf **out, err *e);
+void gguf_close(gguf *g); // NULL is fine
 uint32_t gguf_version(const gguf *g);
 size_t gguf_n_tensors(const gguf *g);
-const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);
+const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);    // in file order; i < n_tensors
 const gguf_tensor *gguf_find(const gguf *g, const char *name); // NULL: none
 uint64_t gguf_file_bytes(const gguf *g);
+// Bytes of header, metadata and tensor table: what tells one revision of a file from another.
+const void *gguf_head(const gguf *g, size_t *n);
+// ERR_IO when the open file no longer has the size or modification time it was opened with.
+int gguf_unchanged(const gguf *g, err *e);
+const char *gguf_tensor_type_name(uint32_t type); // "Q4_K"; "?" when unknown
 
-// Metadata. The get functions return false when the key is absent; a key of an unfitting type is
-// false too and gguf_kind tells.
-bool gguf_has(const gguf *g, const char *key, gguf_type *kind);
-bool gguf_get_u64(const gguf *g, const char *key,
-                  uint64_t *out); // any integer type that is not negative, and bool
+// Metadata; a look-up is a binary search. The get functions return false when the key is absent; a
+// key of an unfitting type is false too and gguf_has tells which.
+bool gguf_has(const gguf *g, const char *key, gguf_type *kind); // kind may be NULL
+const char *gguf_type_name(gguf_type kind);                     // "u32", "array", ...
+// Any integer type that is not negative, and bool.
+bool gguf_get_u64(const gguf *g, const char *key, uint64_t *out);
 bool gguf_get_f64(const gguf *g, const char *key, double *out); // float types and integers
 bool gguf_get_bool(const gguf *g, const char *key, bool *out);
 bool gguf_get_string(const gguf *g, const char *key, gguf_string *out);
 bool gguf_array(const gguf *g, const char *key, gguf_type *element, uint64_t *n);
+// One element, in constant time; false as well when i is past the end.
 bool gguf_array_string(const gguf *g, const char *key, uint64_t i, gguf_string *out);
 bool gguf_array_u64(const gguf *g, const char *key, uint64_t i, uint64_t *out);
 bool gguf_array_f64(const gguf *g, const char *key, uint64_t i, double *out);
