@@ -125,6 +125,7 @@ typedef struct swiglu_args { // y[r, i] = silu(gate_up[r, i]) * gate_up[r, width
 // work is done.
 typedef struct ops {
     const char *name; // "ref", "avx2", "avx512"
+    kv_type kv;       // what attention prefers: ops_kv_type
     // Packs one matrix or several stacked on top of each other (fused qkv, gate-up: n sources of
     // the same n_in, any mix of types). ERR_UNSUPPORTED names the tensor. weight_free frees.
     int (*weight_pack)(struct ops *o, const weight_source *parts, int n, weight **out, err *e);
