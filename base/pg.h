@@ -12,11 +12,16 @@ typedef struct pg_result pg_result; // text format
 
 int pg_connect(const char *url, pg **out, err *e);
 void pg_close(pg *p);
+// An answer that takes longer than the limit (5 s unless set; 0: none) ends the connection, so that
+// a hung server is noticed.
+void pg_set_limit(pg *p, int ms);
 // params: text or NULL values, n of them ($1..$n). ERR_DEPENDENCY: no connection or it was lost
 // (the outcome of a write is then unknown); ERR_INTERNAL: the server refused the statement
 // (pg_sqlstate tells why). *out may be NULL when rows are not wanted.
 int pg_query(pg *p, const char *sql, int n, const char *const *params, pg_result **out, err *e);
-int pg_exec(pg *p, const char *sql, err *e); // several statements, no parameters
+// Both refuse to go on silently outside a transaction that was lost: that call fails, the next one
+// reconnects.
+int pg_exec(pg *p, const char *sql, err *e); // several statements, no parameters, no limit of time
 const char *pg_sqlstate(const pg *p);        // of the last failure, "" otherwise
 int pg_rows(const pg_result *r);
 int pg_affected(const pg_result *r);

@@ -8,7 +8,9 @@
 #include "base/err.h"
 #include "base/loop.h"
 
-// address: "unix:/path" or "host:port".
+// address: "unix:/path", "host:port" or "[ipv6]:port". Names are resolved when connecting, which
+// may block. The first connection makes the process ignore SIGPIPE, which hiredis needs.
+int redis_check_address(const char *address, err *e); // ERR_INVALID
 
 typedef enum redis_kind {
     REDIS_NIL,
@@ -31,6 +33,8 @@ bool redis_value_is(const redis_value *v, const char *text); // a string or stat
 // ---- blocking, owned by one thread
 typedef struct redis redis;
 typedef struct redis_reply_box redis_reply_box;
+// timeout_ms bounds the connecting and each wait for a reply (0: 2 s to connect, then no bound, for
+// blocking commands).
 int redis_connect(const char *address, int timeout_ms, redis **out, err *e);
 void redis_close(redis *r); // NULL: nothing
 // argv style. On 0 *out is the reply (free with redis_reply_free), which may be REDIS_ERROR. -1:
@@ -45,15 +49,24 @@ int redis_get_reply(redis *r, redis_reply_box **out, err *e);
 
 // ---- on a loop, owned by the loop's thread. Reconnects by itself with back-off (50 ms to 1 s).
 typedef struct aredis aredis;
-typedef void
-aredis_fn(void *ctx, const redis_value *v); // v NULL: the connection was lost before an answer came
+// v NULL: the connection was lost before an answer came. Borrowed until it returns.
+typedef void aredis_fn(void *ctx, const redis_value *v);
 typedef void aredis_state_fn(void *ctx, bool connected);
-aredis *aredis_open(loop *l, const char *address, aredis_state_fn *on_state,
-                    void *ctx); // starts to connect
-void aredis_close(aredis *r);   // every pending call gets NULL first
+// Starts to connect; on_state (may be NULL) hears each change, the first true included, always from
+// the loop. At a loss all pending calls get their NULL first. address was checked: fatal otherwise.
+// Any callback may call aredis_close.
+aredis *aredis_open(loop *l, const char *address, aredis_state_fn *on_state, void *ctx);
+// Every pending call gets NULL first (calls made there are not taken); on_state hears nothing. r
+// NULL: nothing.
+void aredis_close(aredis *r);
 bool aredis_connected(const aredis *r);
-// fn may be NULL. Not connected: fn gets NULL from the loop (never inside this call). Subscribe
-// commands: fn is called per message.
+// The connection counts as lost when an answer is older than ms (default 0: never); not for
+// blocking commands.
+void aredis_set_limit(aredis *r, int ms);
+// fn may be NULL; it is called exactly once. Not connected: with NULL from the loop (never inside
+// this call). SUBSCRIBE and PSUBSCRIBE (on a connection used for nothing else): fn is called per
+// message, and once with NULL at the loss; subscribe again in on_state. UNSUBSCRIBE: its fn is not
+// called, the subscription's hears the confirmation.
 void aredis_call(aredis *r, aredis_fn *fn, void *ctx, int argc, const char *const *argv,
                  const size_t *argv_len);
 

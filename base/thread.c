@@ -50,19 +50,17 @@ static void *work(void *ctx) {
     return NULL;
 }
 
-static void start_threads(pool *p, const char *name) {
+void thread_start(pthread_t *out, const char *name, void *(*run)(void *ctx), void *ctx) {
     sigset_t all, before;
+    char title[16]; // the kernel's limit
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    for (int i = 0; i < p->n_threads; i++) {
-        int failed = pthread_create(&p->threads[i], NULL, work, p);
-        if (failed)
-            fatal("cannot start thread %d of pool %s: %s", i, name, strerror(failed));
-        char title[16]; // the kernel's limit
-        snprintf(title, sizeof title, "%.12s-%d", name, i % 100);
-        pthread_setname_np(p->threads[i], title);
-    }
+    int failed = pthread_create(out, NULL, run, ctx);
+    if (failed)
+        fatal("cannot start thread %s: %s", name, strerror(failed));
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    snprintf(title, sizeof title, "%.15s", name);
+    pthread_setname_np(*out, title);
 }
 
 pool *pool_new(const char *name, int n_threads) {
@@ -75,7 +73,11 @@ pool *pool_new(const char *name, int n_threads) {
     p->last = &p->first;
     p->limit = DEFAULT_LIMIT;
     p->n_threads = (int)n;
-    start_threads(p, name);
+    for (int i = 0; i < p->n_threads; i++) {
+        char title[16];
+        snprintf(title, sizeof title, "%.12s-%d", name, i % 100);
+        thread_start(&p->threads[i], title, work, p);
+    }
     return p;
 }
 

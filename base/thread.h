@@ -1,8 +1,13 @@
-// A fixed pool of threads for work that would stall a reactor (TLS handshakes, large JSON bodies,
-// libpq).
+// Threads: one of its own, or a fixed pool for work that would stall a reactor (TLS handshakes,
+// large JSON bodies, libpq).
 #ifndef BASE_THREAD_H
 #define BASE_THREAD_H
+#include <pthread.h>
 #include <stddef.h>
+
+// Starts a thread of its own with all signals blocked (they belong to the main thread); fatal when
+// it cannot. name: what ps and top show, cut to 15 characters.
+void thread_start(pthread_t *out, const char *name, void *(*run)(void *ctx), void *ctx);
 
 typedef struct pool pool;
 
