@@ -34,7 +34,7 @@ LDLIBS = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -linih -lm -ldl -lz
 src = $(wildcard $(1)/*.c $(1)/*/*.c)
 define room_rules
 $(1)_OBJ := $$(patsubst %.c,$(B)/obj/%.o,$$(call src,$(1)))
-$(B)/lib/$(1).a: $$($(1)_OBJ)
+$(B)/lib/$(1).a: $$($(1)_OBJ) $$(EXTRA_OBJ_$(1))
 	@mkdir -p $$(@D)
 	@rm -f $$@
 	@ar rcsD $$@ $$^
@@ -55,10 +55,17 @@ $(B)/tiergate: $(call libs,cli)
 build: $(B)/tiergate ## build the binary (MODE=release|asan|tsan)
 
 # ---- unit tests: tests/unit/ROOM/NAME_test.c links the room and what it uses
+# tests/support: private Redis and PostgreSQL servers, linked to every unit test.
+SUPPORT_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/support/*.c))
+$(B)/lib/support.a: $(SUPPORT_OBJ)
+	@mkdir -p $(@D)
+	@rm -f $@
+	@ar rcsD $@ $^
+
 UNIT := $(wildcard tests/unit/*/*_test.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT))
 .SECONDEXPANSION:
-$(UNIT_BIN): $(B)/unit/%: tests/unit/%.c $$(call libs,$$(firstword $$(subst /, ,$$*)))
+$(UNIT_BIN): $(B)/unit/%: tests/unit/%.c $$(call libs,$$(firstword $$(subst /, ,$$*))) $(B)/lib/support.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lcmocka $(LDLIBS) -o $@
 
