@@ -11,7 +11,7 @@ struct catalogue {
 
 static int entry_open(catalogue_entry *entry, const config_model *m, err *e) {
     if (model_open(m->path, m->template_name, &entry->model, e))
-        return err_wrap(e, "model %s (%s)", m->name, m->path);
+        return err_wrap(e, "model %s", m->name);
     int own = model_get_shape(entry->model)->context;
     entry->config = m;
     entry->max_context = m->max_context > 0 && m->max_context < own ? (int)m->max_context : own;

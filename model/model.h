@@ -12,6 +12,10 @@
 #include "model/tokenizer.h"
 
 typedef enum model_arch { ARCH_LLAMA, ARCH_QWEN2, ARCH_QWEN3 } model_arch;
+
+// ROPE_LINEAR: frequencies divided by rope_factor. ROPE_YARN: by parts (Peng et al. 2023, beta 32
+// and 1, extrapolation 1) from rope_original_context. ROPE_LLAMA3: frequency i is divided by
+// element i of the tensor rope_freqs.weight [head_dim / 2], F32, each finite and positive.
 typedef enum rope_scaling { ROPE_NONE, ROPE_LINEAR, ROPE_YARN, ROPE_LLAMA3 } rope_scaling;
 
 typedef struct model_shape {
@@ -21,31 +25,44 @@ typedef struct model_shape {
     float rms_eps;
     float rope_base;
     rope_scaling scaling;
-    float rope_factor, rope_attn_factor;
-    int rope_original_context;
-    bool tied_head; // the embedding serves as output matrix
+    float rope_factor; // 1 unless ROPE_LINEAR or ROPE_YARN
+    // The file's own factor on cos and sin (1 when it gives none); YaRN's 1 + 0.1 ln(rope_factor)
+    // is not in it and multiplies it.
+    float rope_attn_factor;
+    int rope_original_context; // ROPE_YARN: tokens before the extension; else the context
+    bool tied_head;            // the embedding serves as output matrix (no output.weight)
+    bool qkv_bias;             // attn_q, attn_k and attn_v have a bias
 } model_shape;
 
 typedef struct model model;
 
 // template_name: "" or NULL = detect (a model without a chat template opens too; model_template is
-// then NULL).
+// then NULL). Shape and tensor table are checked as by model_check. The message begins with the
+// path.
 int model_open(const char *path, const char *template_name, model **out, err *e);
-void model_close(model *m);
+void model_close(model *m); // NULL is fine
 const gguf *model_gguf(const model *m);
 const model_shape *model_get_shape(const model *m);
 const tokenizer *model_tokenizer(const model *m);
 const chat_template *model_template(const model *m); // NULL: none
 const fim_template *model_fim(const model *m);       // NULL: none
-const char *model_file_name(const model *m);         // general.name or the file's stem
+const char *model_file_name(const model *m);         // general.name or the file's stem; printable
 // Hex of the first 16 bytes of SHA-256 over metadata and tensor table: tells one revision from
 // another.
 const char *model_revision(const model *m);
 bool model_is_end(const model *m, int32_t id); // ends an answer (tokenizer or FIM)
+const char *model_arch_name(model_arch a);     // as general.architecture spells it
 
-// Everything that engine_open would need, checked without reading weights: every tensor of the
-// architecture is there with the right shape and a supported type. One clear line otherwise. Fills
-// a summary for people (several lines).
+// The parts of the check that need no tokenizer. ERR_FORMAT or ERR_UNSUPPORTED name key or tensor.
+int model_read_shape(const gguf *g, model_shape *out, err *e);
+// Every tensor of the architecture is there, has the right shape and a supported type, and there is
+// no other: norms, biases and rope_freqs F32 vectors; matrices of any type in kernels/ops.h.
+int model_check_tensors(const gguf *g, const model_shape *s, err *e);
+bool model_tensor_type_supported(uint32_t type);
+
+// Everything that engine_open would need, checked without reading weights. One clear line
+// otherwise. Fills a summary for people (several lines). A chat template that is not recognised is
+// no error here: the summary says which setting to give.
 int model_check(const char *path, buf *summary, err *e);
 
 #endif

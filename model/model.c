@@ -1,0 +1,135 @@
+// Opens a model: file, shape, tensor table, tokenizer and templates, in this order, so that the
+// first thing wrong is the one reported. Owns all of them. Read-only after open: any thread. Reads
+// no weights; the engine does.
+#include "model/model_internal.h"
+#include "base/secret.h"
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#define MAX_NAME_BYTES 128u
+#define REVISION_BYTES 16u
+
+struct model {
+    gguf *file;
+    model_shape shape;
+    tokenizer *tokens;
+    const chat_template *template;
+    const fim_template *fim;
+    char name[MAX_NAME_BYTES + 1];
+    char revision[2 * REVISION_BYTES + 1];
+};
+
+// A name that can stand in a log line or a table: UTF-8 without control characters.
+static bool is_showable(gguf_string s) {
+    if (s.n == 0 || s.n > MAX_NAME_BYTES)
+        return false;
+    for (size_t i = 0; i < s.n;) {
+        utf8proc_int32_t c;
+        utf8proc_ssize_t n =
+            utf8proc_iterate((const utf8proc_uint8_t *)s.p + i, (utf8proc_ssize_t)(s.n - i), &c);
+        if (n <= 0 || utf8proc_category(c) == UTF8PROC_CATEGORY_CC)
+            return false;
+        i += (size_t)n;
+    }
+    return true;
+}
+
+static void set_name(model *m, const char *path) {
+    gguf_string name;
+    if (!gguf_get_string(m->file, "general.name", &name) || !is_showable(name)) {
+        const char *slash = strrchr(path, '/'), *stem = slash ? slash + 1 : path;
+        const char *dot = strrchr(stem, '.');
+        name = (gguf_string){stem, dot && dot > stem ? (size_t)(dot - stem) : strlen(stem)};
+        if (!is_showable(name))
+            name = (gguf_string){"unnamed", 7};
+    }
+    memcpy(m->name, name.p, name.n); // m was zeroed: terminated
+}
+
+static void set_revision(model *m) {
+    static const char digits[] = "0123456789abcdef";
+    uint8_t sum[32];
+    size_t n;
+    const void *head = gguf_head(m->file, &n);
+    secret_sha256(head, n, sum);
+    for (size_t i = 0; i < REVISION_BYTES; i++) {
+        m->revision[2 * i] = digits[sum[i] >> 4];
+        m->revision[2 * i + 1] = digits[sum[i] & 15];
+    }
+}
+
+static int open_vocabulary(model *m, err *e) {
+    if (tokenizer_open(m->file, &m->tokens, e))
+        return -1;
+    if (tokenizer_n_vocab(m->tokens) != m->shape.n_vocab)
+        return err_set(e, ERR_FORMAT, NULL, "the tokenizer has %d tokens, the model %d",
+                       tokenizer_n_vocab(m->tokens), m->shape.n_vocab);
+    m->fim = fim_detect(m->tokens);
+    return 0;
+}
+
+int model_open_parts(const char *path, model **out, err *e) {
+    model *m = calloc(1, sizeof *m);
+    if (!m)
+        fatal("out of memory");
+    if (gguf_open(path, &m->file, e)) {
+        free(m);
+        return -1;
+    }
+    if (model_read_shape(m->file, &m->shape, e) || model_check_tensors(m->file, &m->shape, e) ||
+        open_vocabulary(m, e)) {
+        model_close(m);
+        return err_wrap(e, "%.200s", path);
+    }
+    set_name(m, path);
+    set_revision(m);
+    *out = m;
+    return 0;
+}
+
+static int choose_template(model *m, const char *name, err *e) {
+    if (name && *name) {
+        m->template = template_by_name(name);
+        return m->template ? 0
+                           : err_set(e, ERR_UNSUPPORTED, "template",
+                                     "there is no chat template '%.40s'; chatml, smollm, qwen and "
+                                     "llama3 are built in",
+                                     name);
+    }
+    if (!gguf_has(m->file, "tokenizer.chat_template", NULL))
+        return 0;
+    return template_detect(m->file, &m->template, e);
+}
+
+int model_open(const char *path, const char *template_name, model **out, err *e) {
+    model *m = NULL;
+    if (model_open_parts(path, &m, e))
+        return -1;
+    if (choose_template(m, template_name, e)) {
+        model_close(m);
+        return err_wrap(e, "%.200s", path);
+    }
+    *out = m;
+    return 0;
+}
+
+void model_close(model *m) {
+    if (!m)
+        return;
+    tokenizer_close(m->tokens);
+    gguf_close(m->file);
+    free(m);
+}
+
+const gguf *model_gguf(const model *m) { return m->file; }
+const model_shape *model_get_shape(const model *m) { return &m->shape; }
+const tokenizer *model_tokenizer(const model *m) { return m->tokens; }
+const chat_template *model_template(const model *m) { return m->template; }
+const fim_template *model_fim(const model *m) { return m->fim; }
+const char *model_file_name(const model *m) { return m->name; }
+const char *model_revision(const model *m) { return m->revision; }
+
+bool model_is_end(const model *m, int32_t id) {
+    return tokenizer_is_end(m->tokens, id) || (m->fim && fim_is_end(m->fim, m->tokens, id));
+}
