@@ -8,6 +8,7 @@ typedef enum err_code {
     // the caller's mistake
     ERR_INVALID,        // malformed or out of range; param names the field
     ERR_UNSUPPORTED,    // understood, but not built or not possible for this model
+    ERR_NO_FIM,         // the model has no tokens for filling in the middle
     ERR_CONTEXT_LENGTH, // prompt + wanted tokens exceed the model's context
     ERR_KEY,            // unknown, expired or revoked key
     ERR_MODEL_DENIED,   // known caller, model not assigned

@@ -34,6 +34,9 @@ void router_close(router *r); // ends what is open with an error event first
 void router_drain(router *r, void (*drained)(void *ctx), void *ctx);
 
 typedef struct request_spec { // everything is copied by router_submit, except what is said
+    // UUIDv7 made by this process (the exchange's, so that x-request-id names the row); "" = mint
+    // one.
+    char id[ID_UUID_TEXT];
     char tenant[ID_UUID_TEXT], user[ID_UUID_TEXT], key[ID_UUID_TEXT];
     double weight; // of the tenant in the queue; 0 = 1
     const catalogue_entry *model;
@@ -43,9 +46,10 @@ typedef struct request_spec { // everything is copied by router_submit, except w
     const char *task;     // static
     const int32_t *prompt;
     int n_prompt;
-    int n_choices;  // 1..JOB_CHOICES
-    int max_tokens; // per choice; 0: absent (the default is granted)
-    bool streamed;  // tokens count as handed by request_handed; otherwise when LAST arrived
+    int n_choices;       // 1..JOB_CHOICES
+    int max_tokens;      // per choice; 0: absent (the default is granted)
+    bool allow_truncate; // an explicit max_tokens above the headroom shrinks to it
+    bool streamed;       // tokens count as handed by request_handed; otherwise when LAST arrived
     sampling_params sampling;
     job_stop stops[JOB_STOPS]; // text is copied
     int n_stops;
