@@ -79,11 +79,11 @@ void pg_close(pg *p) {
 
 void pg_set_limit(pg *p, int ms) { p->limit_ms = ms; }
 
-// An idle server only writes when it goes (or notifies).
+// An idle server only writes when it goes (a last message, then the end) or notifies.
 static void look_for_end(pg *p) {
     struct pollfd fd = {.fd = PQsocket(p->c), .events = POLLIN};
-    if (poll(&fd, 1, 0) > 0)
-        PQconsumeInput(p->c);
+    while (poll(&fd, 1, 0) > 0 && PQconsumeInput(p->c))
+        ;
 }
 
 int pg_ensure(pg *p, err *e) {
