@@ -87,7 +87,11 @@ int bpe_load(tokenizer *t, const gguf *g, err *e);
 void bpe_release(tokenizer *t);
 void bpe_word(const tokenizer *t, bpe_scratch *s, const char *p, size_t n, token_list *out);
 
-// tokenizer_pre.c: normalisation and the cut into words.
+// tokenizer_nfc.c
+bool nfc_may_change(const char *p, size_t n);    // false: it is in form C for sure
+void nfc_put(const char *p, size_t n, buf *out); // appends the normalised text
+
+// tokenizer_pre.c: the cut into words.
 int pre_load(tokenizer *t, const gguf *g, err *e);
 void pre_release(tokenizer *t);
 // text: valid UTF-8 without added tokens.

@@ -1,11 +1,9 @@
-// What happens to text before it is merged: normalisation (Qwen: NFC) and the cut into words by
-// the pre-tokenizer's regular expression. The expressions are those of Hugging Face's tokenizers,
-// compiled once with PCRE2; a call's memory is its bpe_scratch. Does not know added tokens
-// (tokenizer.c takes them out before).
+// What happens to text before it is merged: normalisation where the tokenizer wants it (Qwen) and
+// the cut into words by the pre-tokenizer's regular expression. The expressions are those of
+// Hugging Face's tokenizers, compiled once with PCRE2; a call's memory is its bpe_scratch. Does not
+// know added tokens (tokenizer.c takes them out before).
 #include "model/tokenizer_internal.h"
-#include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 // Hugging Face's letters, numbers and spaces are those of Unicode 16; PCRE2 10.42 knows Unicode 14
 // and takes U+180E for a space. So spaces are listed, and what came since is added to \p{L} and
@@ -114,104 +112,11 @@ void pre_release(tokenizer *t) {
     pcre2_code_free(t->pre);
 }
 
-// ---- NFC. utf8proc decomposes and composes; the canonical order between is made here, because
-// utf8proc's takes quadratic time on a long run of combining marks.
-
-typedef struct points {
-    utf8proc_int32_t *p;
-    size_t n;
-} points;
-
-static unsigned class_of(utf8proc_int32_t c) {
-    return (unsigned)utf8proc_get_property(c)->combining_class;
-}
-
-static void order_marks(utf8proc_int32_t *p, size_t n, utf8proc_int32_t *spare) {
-    size_t at[256] = {0};
-    for (size_t i = 0; i < n; i++)
-        at[class_of(p[i]) & 255]++;
-    size_t sum = 0;
-    for (int k = 0; k < 256; k++) {
-        size_t count = at[k];
-        at[k] = sum;
-        sum += count;
-    }
-    for (size_t i = 0; i < n; i++)
-        spare[at[class_of(p[i]) & 255]++] = p[i];
-    memcpy(p, spare, n * sizeof *p);
-}
-
-static void order_canonically(points s, utf8proc_int32_t *spare) {
-    for (size_t i = 0; i < s.n;) {
-        size_t end = i;
-        bool sorted = true;
-        for (unsigned before = 0, k; end < s.n && (k = class_of(s.p[end])); end++, before = k)
-            sorted = sorted && k >= before;
-        if (!sorted)
-            order_marks(s.p + i, end - i, spare);
-        i = end + (end == i);
-    }
-}
-
-// A code point of 2 or more bytes has at most 4 in its decomposition, so 2 n are enough.
-static void normalise_run(const char *text, size_t n, buf *out) {
-    utf8proc_int32_t *memory = malloc(4 * n * sizeof *memory);
-    if (!memory)
-        fatal("out of memory: %zu bytes to normalise", n);
-    points s = {memory, 0};
-    while (n) {
-        utf8proc_int32_t c;
-        int bound = 0;
-        utf8proc_ssize_t used =
-            utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &c);
-        s.n += (size_t)utf8proc_decompose_char(c, s.p + s.n, 4, UTF8PROC_COMPOSE | UTF8PROC_STABLE,
-                                               &bound);
-        text += used;
-        n -= (size_t)used;
-    }
-    order_canonically(s, memory + s.n);
-    s.n = (size_t)utf8proc_normalize_utf32(s.p, (utf8proc_ssize_t)s.n,
-                                           UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    for (size_t i = 0; i < s.n; i++) {
-        utf8proc_uint8_t bytes[4];
-        buf_put(out, bytes, (size_t)utf8proc_encode_char(s.p[i], bytes));
-    }
-    free(memory);
-}
-
-// Below U+0300 (first byte 0xcc) nothing decomposes for good or combines.
-static bool may_change(const char *p, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)p[i] >= 0xcc)
-            return true;
-    return false;
-}
-
-// ASCII characters never combine with what stands before them, so text is normalised in runs that
-// start with one.
-static void normalise(const char *p, size_t n, buf *out) {
-    for (size_t i = 0; i < n;) {
-        size_t ascii = i;
-        while (ascii < n && !(p[ascii] & 0x80))
-            ascii++;
-        size_t run = ascii < n && ascii > i ? ascii - 1 : ascii;
-        buf_put(out, p + i, run - i);
-        size_t end = ascii;
-        while (end < n && (p[end] & 0x80))
-            end++;
-        if (may_change(p + run, end - run))
-            normalise_run(p + run, end - run, out);
-        else
-            buf_put(out, p + run, end - run);
-        i = end;
-    }
-}
-
 int pre_encode(const tokenizer *t, bpe_scratch *s, const char *text, size_t n, token_list *out,
                err *e) {
-    if (t->normalise && may_change(text, n)) {
+    if (t->normalise && nfc_may_change(text, n)) {
         buf_clear(&s->normalised);
-        normalise(text, n, &s->normalised);
+        nfc_put(text, n, &s->normalised);
         text = s->normalised.data;
         n = s->normalised.len;
     }
