@@ -74,8 +74,8 @@ pool *pool_new(const char *name, int n_threads) {
     p->limit = DEFAULT_LIMIT;
     p->n_threads = (int)n;
     for (int i = 0; i < p->n_threads; i++) {
-        char title[16];
-        snprintf(title, sizeof title, "%.12s-%d", name, i % 100);
+        char title[32]; // thread_start cuts it
+        snprintf(title, sizeof title, "%.12s-%d", name, i);
         thread_start(&p->threads[i], title, work, p);
     }
     return p;
