@@ -3,20 +3,9 @@
 #include "engine/rope.h"
 #include "kernels/ops.h"
 #include <math.h>
-#include <stdio.h>
 
-static const char *arch_key(const model_shape *s) {
-    static const char *const names[] = {
-        [ARCH_LLAMA] = "llama", [ARCH_QWEN2] = "qwen2", [ARCH_QWEN3] = "qwen3"};
-    return names[s->arch];
-}
-
-static double get_key(const model_shape *s, const gguf *g, const char *key, double otherwise) {
-    char name[96];
-    double v = otherwise;
-    snprintf(name, sizeof name, "%s.rope.%s", arch_key(s), key);
-    return gguf_get_f64(g, name, &v) ? v : otherwise;
-}
+// Llama 3.1's bounds, in turns within the original context; YaRN's likewise (beta slow and fast).
+static const double llama3_low = 1, llama3_high = 4, yarn_slow = 1, yarn_fast = 32;
 
 // The file's own divisors, one per pair (llama.cpp writes Llama 3.1's scaling this way).
 static int divide_by_tensor(const gguf_tensor *t, int half, double *freq, err *e) {
@@ -37,18 +26,12 @@ static int divide_by_tensor(const gguf_tensor *t, int half, double *freq, err *e
 }
 
 // Long wavelengths are stretched by the factor, short ones stay, those between are blended.
-static void scale_llama3(const model_shape *s, const gguf *g, int half, double *freq) {
-    double low = get_key(s, g, "scaling.low_freq_factor", 1.0);
-    double high = get_key(s, g, "scaling.high_freq_factor", 4.0);
+static void scale_llama3(const model_shape *s, int half, double *freq) {
     double context = s->rope_original_context, factor = (double)s->rope_factor;
     for (int i = 0; i < half; i++) {
         double turns = context * freq[i] / (2 * M_PI);
-        if (turns < low)
-            freq[i] /= factor;
-        else if (turns <= high) {
-            double smooth = (turns - low) / (high - low);
-            freq[i] = (1 - smooth) * freq[i] / factor + smooth * freq[i];
-        }
+        double smooth = fmin(fmax((turns - llama3_low) / (llama3_high - llama3_low), 0), 1);
+        freq[i] *= (1 - smooth) / factor + smooth;
     }
 }
 
@@ -58,11 +41,9 @@ static double yarn_pair(const model_shape *s, double turns) {
            (2 * log((double)s->rope_base));
 }
 
-static void scale_yarn(const model_shape *s, const gguf *g, int half, double *freq) {
-    double low = floor(yarn_pair(s, get_key(s, g, "scaling.yarn_beta_fast", 32.0)));
-    double high = ceil(yarn_pair(s, get_key(s, g, "scaling.yarn_beta_slow", 1.0)));
-    low = fmax(low, 0);
-    high = fmin(high, s->head_dim - 1);
+static void scale_yarn(const model_shape *s, int half, double *freq) {
+    double low = fmax(floor(yarn_pair(s, yarn_fast)), 0);
+    double high = fmin(ceil(yarn_pair(s, yarn_slow)), s->head_dim - 1);
     double width = fmax(high - low, 0.001);
     for (int i = 0; i < half; i++) {
         double ramp = fmin(fmax((i - low) / width, 0), 1); // 0: keep, 1: interpolate
@@ -70,45 +51,25 @@ static void scale_yarn(const model_shape *s, const gguf *g, int half, double *fr
     }
 }
 
-static int check_scaling(const model_shape *s, err *e) {
-    if (s->scaling == ROPE_NONE)
-        return 0;
-    if (!(s->rope_factor > 0) || !isfinite(s->rope_factor))
-        return err_set(e, ERR_FORMAT, NULL, "%s.rope.scaling.factor must be > 0", arch_key(s));
-    if (s->scaling != ROPE_LINEAR && s->rope_original_context < 1)
-        return err_set(
-            e, ERR_FORMAT, NULL,
-            "%s.rope.scaling.original_context_length is missing, but the scaling needs it",
-            arch_key(s));
-    return 0;
-}
-
 int rope_frequencies(const model_shape *s, const gguf *g, float *inv_freq, float *attn_scale,
                      err *e) {
     int half = s->head_dim / 2;
-    double freq[256];
-    if (half < 1 || half > (int)(sizeof freq / sizeof *freq) || s->head_dim % 2 != 0)
-        return err_set(e, ERR_UNSUPPORTED, NULL, "head dimension %d", s->head_dim);
-    double rotated = get_key(s, g, "dimension_count", s->head_dim);
-    if (rotated != s->head_dim)
-        return err_set(e, ERR_UNSUPPORTED, NULL,
-                       "%s.rope.dimension_count %.0f: only whole heads (%d) are rotated",
-                       arch_key(s), rotated, s->head_dim);
-    if (check_scaling(s, e))
-        return -1;
+    double freq[ROPE_MAX_HEAD_DIM / 2];
+    if (s->head_dim < 2 || s->head_dim > ROPE_MAX_HEAD_DIM)
+        return err_set(e, ERR_UNSUPPORTED, NULL, "heads of %d values", s->head_dim);
     for (int i = 0; i < half; i++)
         freq[i] = pow((double)s->rope_base, -2.0 * i / s->head_dim);
-    const gguf_tensor *t = gguf_find(g, "rope_freqs.weight");
+    const gguf_tensor *t = g ? gguf_find(g, "rope_freqs.weight") : NULL;
     if (t && divide_by_tensor(t, half, freq, e))
         return -1;
     *attn_scale = 1;
     if (s->scaling == ROPE_LLAMA3 && !t)
-        scale_llama3(s, g, half, freq);
+        scale_llama3(s, half, freq);
     if (s->scaling == ROPE_LINEAR)
         for (int i = 0; i < half; i++)
             freq[i] /= (double)s->rope_factor;
     if (s->scaling == ROPE_YARN) {
-        scale_yarn(s, g, half, freq);
+        scale_yarn(s, half, freq);
         double grown = s->rope_factor > 1 ? 0.1 * log((double)s->rope_factor) + 1 : 1;
         *attn_scale = (float)(grown * (double)s->rope_attn_factor);
     }

@@ -7,9 +7,11 @@
 #include "model/gguf.h"
 #include "model/model.h"
 
-// inv_freq[head_dim / 2]; *attn_scale multiplies sine and cosine (YaRN), 1 otherwise. A tensor
-// rope_freqs.weight divides the frequencies and then stands for Llama 3's formula. ERR_UNSUPPORTED
-// or ERR_FORMAT names the key.
+#define ROPE_MAX_HEAD_DIM 512
+
+// inv_freq[head_dim / 2]; *attn_scale multiplies sine and cosine (YaRN), 1 otherwise. The file's
+// tensor rope_freqs.weight divides the frequencies and then stands for Llama 3's formula; g may be
+// NULL: no such tensor. ERR_UNSUPPORTED or ERR_FORMAT says what is wrong.
 int rope_frequencies(const model_shape *s, const gguf *g, float *inv_freq, float *attn_scale,
                      err *e);
 

@@ -22,49 +22,6 @@ typedef struct part { // one matrix of a stack
     int n_out;
 } part;
 
-static const char *const top_names[] = {"token_embd.weight", "output.weight", "output_norm.weight",
-                                        "rope_freqs.weight"};
-static const char *const layer_names[] = {
-    "attn_norm.weight",   "attn_q.weight",      "attn_k.weight",   "attn_v.weight",
-    "attn_q.bias",        "attn_k.bias",        "attn_v.bias",     "attn_q_norm.weight",
-    "attn_k_norm.weight", "attn_output.weight", "ffn_norm.weight", "ffn_gate.weight",
-    "ffn_up.weight",      "ffn_down.weight"};
-
-#define COUNT(a) (sizeof(a) / sizeof *(a))
-
-static bool is_one_of(gguf_string s, const char *const *names, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (strlen(names[i]) == s.n && memcmp(names[i], s.p, s.n) == 0)
-            return true;
-    return false;
-}
-
-// "blk.<layer>.<one of layer_names>" with a layer that exists.
-static bool is_layer_tensor(gguf_string s, int n_layers) {
-    char name[64];
-    int layer, used = 0;
-    if (s.n >= sizeof name)
-        return false;
-    memcpy(name, s.p, s.n);
-    name[s.n] = '\0';
-    if (sscanf(name, "blk.%d.%n", &layer, &used) != 1 || used == 0 || layer < 0 ||
-        layer >= n_layers)
-        return false;
-    gguf_string rest = {.p = s.p + used, .n = s.n - (size_t)used};
-    return is_one_of(rest, layer_names, COUNT(layer_names));
-}
-
-// A tensor that the graph does not use would silently change what the model says.
-static int check_all_known(const loader *l) {
-    for (size_t i = 0; i < gguf_n_tensors(l->g); i++) {
-        gguf_string s = gguf_tensor_at(l->g, i)->name;
-        if (!is_one_of(s, top_names, COUNT(top_names)) && !is_layer_tensor(s, l->s->n_layers))
-            return err_set(l->e, ERR_UNSUPPORTED, NULL,
-                           "tensor %.*s is not part of a supported architecture", (int)s.n, s.p);
-    }
-    return 0;
-}
-
 static uint64_t row_bytes(const gguf_tensor *t) {
     int n_values = 0, n_bytes = 0;
     if (!weight_type_block((weight_type)t->type, &n_values, &n_bytes) ||
@@ -153,16 +110,8 @@ static int load_floats(loader *l, int layer, const char *name, int n, float **ou
     return read_floats(l, layer, name, n, *out);
 }
 
-static bool has(const loader *l, int layer, const char *name) {
-    char full[64];
-    layer_name(full, sizeof full, layer, name);
-    return gguf_find(l->g, full) != NULL;
-}
-
-// Qwen2 has a bias on q, k and v; Llama files may. One missing of the three is an error.
 static int load_bias(loader *l, int layer, const part *qkv, float **out) {
-    if (l->s->arch != ARCH_QWEN2 && !has(l, layer, "attn_q.bias") &&
-        !has(l, layer, "attn_k.bias") && !has(l, layer, "attn_v.bias"))
+    if (!l->s->qkv_bias)
         return 0;
     static const char *const names[] = {"attn_q.bias", "attn_k.bias", "attn_v.bias"};
     *out = new_floats(l, qkv[0].n_out + qkv[1].n_out + qkv[2].n_out);
@@ -173,14 +122,8 @@ static int load_bias(loader *l, int layer, const part *qkv, float **out) {
 }
 
 static int load_head_norms(loader *l, int layer, layer_weights *w) {
-    bool q = has(l, layer, "attn_q_norm.weight"), k = has(l, layer, "attn_k_norm.weight");
-    if (l->s->arch != ARCH_QWEN3) {
-        if (q || k)
-            return err_set(l->e, ERR_UNSUPPORTED, NULL,
-                           "tensor blk.%d.attn_%c_norm.weight is only known in qwen3", layer,
-                           q ? 'q' : 'k');
+    if (l->s->arch != ARCH_QWEN3)
         return 0;
-    }
     return load_floats(l, layer, "attn_q_norm.weight", l->s->head_dim, &w->q_norm) ||
                    load_floats(l, layer, "attn_k_norm.weight", l->s->head_dim, &w->k_norm)
                ? -1
@@ -215,9 +158,6 @@ static int load_ends(loader *l) {
         return -1;
     if (!l->s->tied_head)
         return pack(l, -1, &head, 1, l->s->dim, &l->w->head);
-    if (has(l, -1, "output.weight"))
-        return err_set(l->e, ERR_FORMAT, NULL,
-                       "tensor output.weight is there although the head is tied");
     l->w->head = l->w->embedding;
     return 0;
 }
@@ -231,8 +171,6 @@ int weights_load(const model *m, ops *o, void (*progress)(void *ctx, double frac
                 .e = e};
     for (size_t i = 0; i < gguf_n_tensors(l.g); i++)
         l.all_bytes += gguf_tensor_at(l.g, i)->bytes;
-    if (check_all_known(&l))
-        return -1;
     l.w = calloc(1, sizeof *l.w);
     if (!l.w || !(l.w->layers = calloc((size_t)l.s->n_layers, sizeof *l.w->layers)))
         fatal("out of memory");

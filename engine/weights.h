@@ -24,9 +24,7 @@ typedef struct weights {
     size_t bytes; // what the backend and the floats take
 } weights;
 
-// Packs every tensor of m. ERR_UNSUPPORTED or ERR_FORMAT names the tensor: one that is missing, has
-// another shape or type, or is none of the architecture's (so that nothing is left out in silence).
-// progress may be NULL.
+// Packs every tensor of m. ERR_UNSUPPORTED or ERR_FORMAT names the tensor. progress may be NULL.
 int weights_load(const model *m, ops *o, void (*progress)(void *ctx, double fraction), void *ctx,
                  weights **out, err *e);
 void weights_free(weights *w);
