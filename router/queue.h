@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/redis.h"
 #include "router/job.h"
+#include "router/command.h"
 #include "router/reply.h"
 
 typedef enum lane {
@@ -40,17 +41,38 @@ typedef struct queue_claimed {
     int64_t waited_ms;
 } queue_claimed;
 
-// Takes up to max entries of tier (room per lane as given) and sends the charges. *n entries;
-// *thrown expired ones were discarded.
+// Takes up to max entries of tier (out has room for them; room per lane as given) and sends the
+// charges. *n entries; *thrown expired ones were discarded: with no entry, ask again at once. max
+// 0: only the charges. Loads the library again when Redis has lost it. ERR_DEPENDENCY: the
+// connection was lost (entries may have been taken: their gateway notices) or Redis refuses.
 int queue_claim(redis *r, const char *tier, int max, const int room[N_LANES],
                 const queue_charge *charges, int n_charges, queue_claimed *out, int *n, int *thrown,
                 err *e);
 // GETDEL of the sealed job; *found false when it is gone.
 int queue_take_payload(redis *r, const char *tier, const char *id, int attempt, buf *out,
                        int *found, err *e);
-// Appends to a gateway's reply stream (NOMKSTREAM). *alive 0: the gateway's lease is over; drop its
-// work.
+// Appends an encoded reply to a gateway's reply stream (NOMKSTREAM). *alive 0: the gateway's lease
+// is over; drop its work.
 int queue_send_reply(redis *r, uint64_t gateway, const void *p, size_t n, int *alive, err *e);
+
+// ---- gateway side: builds the command, whoever owns the connection sends it
+typedef struct queue_place { // where an entry of a request waits
+    const char *tier, *tenant, *id;
+    lane lane;
+    int attempt;
+    int cost; // input tokens
+    double weight;
+    int64_t allow_ms; // from acceptance to the deadline
+} queue_place;
+
+// Answer: OK place waiting expected_ms | FULL tenant|tier waiting retry_ms (-1: nobody claims).
+// old: the earlier attempt it replaces, or NULL.
+void queue_enqueue_command(const queue_place *p, const queue_place *old, int64_t waited_ms,
+                           int64_t limit_tenant, int64_t limit_tier, command *out);
+void queue_cancel_command(const queue_place *p, command *out); // answer: entries that still waited
+void queue_score_command(const queue_place *p, command *out);  // answer: nil when it left the queue
+// Tells a worker to stop a run: PUBLISH on its channel.
+void queue_stop_command(uint64_t worker, const char *id, int attempt, uint64_t run, command *out);
 
 // ---- names, for both
 void queue_key_prefix(char *out, size_t n, const char *tier); // tg:{M}:
