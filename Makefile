@@ -4,6 +4,9 @@ SHELL := /bin/bash
 MODE ?= release
 B := build$(if $(filter-out release,$(MODE)),/$(MODE))
 CC := $(if $(filter fuzz,$(MODE)),clang-14,gcc)
+# V=1 shows whole command lines.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-4s %s\n' '$(1)' '$(2)')
 ROOMS := base kernels model engine auth router worker server cli
 
 # Rooms a room may include, for linking; `make layers` holds the includes themselves to the table.
@@ -46,10 +49,12 @@ libs = $(patsubst %,$(B)/lib/%.a,$(call closure,$(1)))
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_FILE_$(subst /,_,$*)) -c $< -o $@
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(CFLAGS_FILE_$(subst /,_,$*)) -c $< -o $@
 
 $(B)/tiergate: $(call libs,cli)
-	$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group -Wl,-u,main $(LDLIBS) -o $@
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -Wl,-u,main -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
 
 .PHONY: build
 build: $(B)/tiergate ## build the binary (MODE=release|asan|tsan)
