@@ -18,13 +18,8 @@ typedef struct chat_message { // borrowed strings, valid UTF-8
     const char *tool_call_id; // or NULL
 } chat_message;
 
-typedef struct segment {
-    const char *text; // static, borrowed from the messages, or from the arena
-    size_t n;
-    bool trusted;
-} segment;
-
-typedef struct segment_list { // from the arena
+typedef struct segment_list { // from the arena; texts are static, borrowed from the messages, or
+                              // from the arena too
     segment *items;
     size_t n, cap;
 } segment_list;

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#define MAX_TEXT (INT32_MAX / 4)
+
 // ---- lists
 
 void token_list_push(token_list *l, int32_t id) {
@@ -137,9 +139,11 @@ const char *tokenizer_piece(const tokenizer *t, int32_t id, bool show_control, s
 
 // ---- encoding
 
-static int check_text(const char *p, size_t n, err *e) {
-    if (n >= INT32_MAX)
-        return err_set(e, ERR_TOO_LARGE, NULL, "a text of %zu bytes is too long", n);
+// Positions are 32 bits wide, and NFC may make three bytes of one.
+static int check_text(const char *p, size_t n, size_t *total, err *e) {
+    if (n > MAX_TEXT - *total)
+        return err_set(e, ERR_TOO_LARGE, NULL, "a text of over %d bytes is too long", MAX_TEXT);
+    *total += n;
     for (size_t i = 0; i < n;) {
         utf8proc_int32_t c;
         utf8proc_ssize_t used = !(p[i] & 0x80) ? 1
@@ -163,27 +167,57 @@ static size_t next_added(const tokenizer *t, const name_list *l, const char *tex
     return n;
 }
 
-int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_control,
-                     token_list *out, err *e) {
-    if (check_text(text, n, e))
-        return -1;
-    const name_list *added = parse_control ? &t->controls : &t->user_defined;
-    bpe_scratch s = {.match = pcre2_match_data_create(1, NULL)};
-    int rc = s.match ? 0 : err_set(e, ERR_INTERNAL, NULL, "out of memory");
-    for (size_t at = 0; at < n && !rc;) {
+// Words may reach across segments, so text waits in `plain` until an added token or the end.
+static int encode_plain(const tokenizer *t, bpe_scratch *s, buf *plain, token_list *out, err *e) {
+    int rc = plain->len ? pre_encode(t, s, plain->data, plain->len, out, e) : 0;
+    buf_clear(plain);
+    return rc;
+}
+
+static int encode_segment(const tokenizer *t, bpe_scratch *s, const segment *g, buf *plain,
+                          token_list *out, err *e) {
+    const name_list *added = g->trusted ? &t->controls : &t->user_defined;
+    for (size_t at = 0; at < g->n;) {
         int32_t id = -1;
-        size_t used = 0, end = next_added(t, added, text, at, n, &id, &used);
-        if (end > at)
-            rc = pre_encode(t, &s, text + at, end - at, out, e);
-        if (!rc && id >= 0)
+        size_t used = 0, end = next_added(t, added, g->text, at, g->n, &id, &used);
+        buf_put(plain, g->text + at, end - at);
+        if (id >= 0) {
+            if (encode_plain(t, s, plain, out, e))
+                return -1;
             token_list_push(out, id);
+        }
         at = end + used;
     }
-    free(s.symbols);
-    free(s.heap);
+    return 0;
+}
+
+int tokenizer_encode_segments(const tokenizer *t, const segment *segments, size_t n,
+                              token_list *out, err *e) {
+    size_t total = 0, before = out->n;
+    for (size_t i = 0; i < n; i++)
+        if (check_text(segments[i].text, segments[i].n, &total, e))
+            return -1;
+    bpe_scratch s = {.match = pcre2_match_data_create(1, NULL)};
+    buf plain = {0};
+    int rc = s.match ? 0 : err_set(e, ERR_INTERNAL, NULL, "out of memory");
+    for (size_t i = 0; i < n && !rc; i++)
+        rc = encode_segment(t, &s, &segments[i], &plain, out, e);
+    if (!rc)
+        rc = encode_plain(t, &s, &plain, out, e);
+    if (rc)
+        out->n = before;
+    buf_release(&plain);
     buf_release(&s.normalised);
+    free(s.heap);
+    free(s.symbols);
     pcre2_match_data_free(s.match);
     return rc;
+}
+
+int tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_control,
+                     token_list *out, err *e) {
+    segment s = {text, n, parse_control};
+    return tokenizer_encode_segments(t, &s, 1, out, e);
 }
 
 // ---- streams of text
