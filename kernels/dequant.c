@@ -3,6 +3,7 @@
 // codes that dequant.h exposes.
 #include "kernels/dequant.h"
 #include "kernels/half.h"
+#include <math.h>
 
 static const struct {
     weight_type type;
@@ -134,6 +135,35 @@ void quant_group_read(weight_type t, const void *row, int64_t g, quant_group *ou
     case WT_BF16:
         fatal("quant_group_read: %s has no groups", weight_type_name(t));
     }
+}
+
+float quant_row_bound(weight_type t, const void *row, int64_t n) {
+    int n_values = 0, n_bytes = 0;
+    weight_type_block(t, &n_values, &n_bytes);
+    const uint8_t *b = row;
+    float bound = 0;
+    for (int64_t i = 0; i < n / n_values; i++, b += n_bytes) {
+        float d = fabsf(f16_to_f32(load16(t == WT_Q6_K ? b + 208 : b))) * 128;
+        float min = t == WT_Q6_K ? 0 : fabsf(f16_to_f32(load16(b + 2))) * 64;
+        bound = fmaxf(bound, fmaxf(d, min));
+    }
+    return bound;
+}
+
+int weight_source_check(const weight_source *s, int64_t n_in, err *e) {
+    int n_values, n_bytes;
+    if (!weight_type_block(s->type, &n_values, &n_bytes))
+        return err_set(e, ERR_UNSUPPORTED, s->name, "tensor %s has type %d, which no backend takes",
+                       s->name, (int)s->type);
+    if (s->n_out < 1 || s->n_in < 1 || s->n_in != n_in)
+        return err_set(e, ERR_UNSUPPORTED, s->name,
+                       "tensor %s is %lld x %lld where %lld wide is needed", s->name,
+                       (long long)s->n_out, (long long)s->n_in, (long long)n_in);
+    if (s->n_in % n_values)
+        return err_set(e, ERR_UNSUPPORTED, s->name,
+                       "tensor %s: width %lld is no multiple of the %d values of a %s block",
+                       s->name, (long long)s->n_in, n_values, weight_type_name(s->type));
+    return 0;
 }
 
 void weight_dequantize(weight_type t, const void *row, float *out, int64_t n) {

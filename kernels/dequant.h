@@ -13,5 +13,11 @@ typedef struct quant_group {
 // Reads group g (values 32 g ... 32 g + 31) of a row of a quantised type. The row may have any
 // alignment.
 void quant_group_read(weight_type t, const void *row, int64_t g, quant_group *out);
+// A bound on |scale| and |min| in a row of n values of a K format (within a factor of 128 of the
+// largest).
+float quant_row_bound(weight_type t, const void *row, int64_t n);
+// 0 when a backend can take s as part of a matrix n_in wide; else ERR_UNSUPPORTED naming the
+// tensor.
+int weight_source_check(const weight_source *s, int64_t n_in, err *e);
 
 #endif

@@ -2,6 +2,8 @@
 // Knows which instruction sets each backend needs and whether the operating system saves their
 // registers; the backends never ask.
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu.h"
+#include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,8 +16,47 @@ typedef struct backend {
 
 static bool always(void) { return true; }
 
+// Register state that the operating system saves (Intel SDM volume 1, 13.3).
+enum { STATE_AVX = 0x06, STATE_AVX512 = 0xe6 };
+
+static uint32_t saved_state(void) {
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return a;
+}
+
+static bool has_all(uint32_t flags, uint32_t wanted) { return (flags & wanted) == wanted; }
+
+static bool has_avx2(void) {
+    uint32_t a, b, c, d;
+    if (!has_all(saved_state(), STATE_AVX) || !__get_cpuid(1, &a, &b, &c, &d) ||
+        !has_all(c, bit_AVX | bit_FMA | bit_F16C))
+        return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && has_all(b, bit_AVX2 | bit_BMI | bit_BMI2);
+}
+
+static bool has_avx512(void) {
+    uint32_t a, b, c, d;
+    return has_avx2() && has_all(saved_state(), STATE_AVX512) &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
+           has_all(b, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ) &&
+           has_all(c, bit_AVX512VNNI);
+}
+
+static int open_avx2(int n_threads, ops **out, err *e) {
+    return cpu_open(&cpu_isa_avx2, n_threads, out, e);
+}
+
+static int open_avx512(int n_threads, ops **out, err *e) {
+    return cpu_open(&cpu_isa_avx512, n_threads, out, e);
+}
+
 // The best first.
 static const backend backends[] = {
+    {"avx512", has_avx512, "AVX-512 F, BW, VL, DQ and VNNI", open_avx512},
+    {"avx2", has_avx2, "AVX2, FMA and F16C", open_avx2},
     {"ref", always, "nothing", ref_open},
 };
 

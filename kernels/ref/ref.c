@@ -4,6 +4,7 @@
 // serving.
 #include "kernels/ref/ref.h"
 #include "kernels/backend.h"
+#include "kernels/dequant.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,27 +14,11 @@ struct weight {
     float values[];
 };
 
-static int check_part(const weight_source *s, int64_t n_in, err *e) {
-    int n_values, n_bytes;
-    if (!weight_type_block(s->type, &n_values, &n_bytes))
-        return err_set(e, ERR_UNSUPPORTED, s->name, "tensor %s has type %d, which no backend takes",
-                       s->name, (int)s->type);
-    if (s->n_out < 1 || s->n_in < 1 || s->n_in != n_in)
-        return err_set(e, ERR_UNSUPPORTED, s->name,
-                       "tensor %s is %lld x %lld where %lld wide is needed", s->name,
-                       (long long)s->n_out, (long long)s->n_in, (long long)n_in);
-    if (s->n_in % n_values)
-        return err_set(e, ERR_UNSUPPORTED, s->name,
-                       "tensor %s: width %lld is no multiple of the %d values of a %s block",
-                       s->name, (long long)s->n_in, n_values, weight_type_name(s->type));
-    return 0;
-}
-
 static int ref_weight_pack(ops *o, const weight_source *parts, int n, weight **out, err *e) {
     (void)o;
     int64_t n_out = 0, n_in = parts[0].n_in;
     for (int i = 0; i < n; i++) {
-        if (check_part(&parts[i], n_in, e))
+        if (weight_source_check(&parts[i], n_in, e))
             return -1;
         n_out += parts[i].n_out;
     }

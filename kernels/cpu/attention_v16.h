@@ -1,0 +1,228 @@
+// Causal attention over the paged cache (online softmax: Milakov and Gimelshein 2018; tiles:
+// FlashAttention, Dao 2022). The query rows and heads that share a KV head form one tile, so K and
+// V are read and converted once for all of them. Keys go in blocks of 32 at fixed positions and in
+// chunks of 512 that are summed apart and then merged in order: a row's bits depend on its own
+// position and keys only.
+#ifndef KERNELS_CPU_ATTENTION_V16_H
+#define KERNELS_CPU_ATTENTION_V16_H
+#include "kernels/cpu/matrix_v16.h"
+#include "kernels/cpu/rows_v16.h"
+
+enum { QUERIES = ATTENTION_QUERIES, KEYS = ATTENTION_KEYS };
+
+typedef struct sums { // softmax state of n queries
+    float *largest;   // [n]: score
+    float *weight;    // [n][16]: sum of weights in 16 parts
+    float *value;     // [n][width]: weighted V
+} sums;
+
+typedef struct tile { // one item's working memory
+    const attention_item *it;
+    int n, group, dim; // queries in the tile; query heads per KV head
+    size_t width;      // dim rounded up to 16
+    float *q;          // [QUERIES][width], scaled
+    float *kt;         // [dim][KEYS]
+    float *v;          // [KEYS][width]
+    float *s;          // [QUERIES][KEYS]: scores, then weights
+    sums chunk, total;
+} tile;
+
+static sums sums_at(float *p, int n) {
+    return (sums){.value = p + 17 * n, .weight = p + n, .largest = p};
+}
+
+static void sums_clear(const sums *s, int n, size_t width) {
+    for (int i = 0; i < n; i++)
+        s->largest[i] = -INFINITY;
+    memset(s->weight, 0, (size_t)n * 16 * sizeof(float));
+    memset(s->value, 0, (size_t)n * width * sizeof(float));
+}
+
+static int query_position(const tile *t, int i) {
+    return t->it->span->first + t->it->first_row + i / t->group;
+}
+
+static tile tile_open(const attention_item *it, float *scratch) {
+    const attention_args *a = it->args;
+    size_t width = attention_width(a->kv->head_dim),
+           partial = attention_partial_floats(QUERIES, a->kv->head_dim);
+    int group = a->n_heads / a->kv->n_kv_heads;
+    tile t = {
+        .it = it, .n = it->n_rows * group, .group = group, .dim = a->kv->head_dim, .width = width};
+    t.total = sums_at(it->partial ? it->partial : scratch, t.n);
+    t.chunk = sums_at(scratch + partial, t.n);
+    t.q = scratch + 2 * partial;
+    t.kt = t.q + QUERIES * width;
+    t.v = t.kt + KEYS * width;
+    t.s = t.v + KEYS * width;
+    return t;
+}
+
+static void load_queries(const tile *t) {
+    const attention_args *a = t->it->args;
+    v16 scale = v16_set1(1 / sqrtf((float)t->dim));
+    for (int i = 0; i < t->n; i++) {
+        int row = t->it->span->row + t->it->first_row + i / t->group;
+        const float *q =
+            a->q + row * a->q_stride + (t->it->kv_head * t->group + i % t->group) * t->dim;
+        for (int d = 0; d < t->dim; d += 16)
+            v16_store(t->q + (size_t)i * t->width + d,
+                      v16_mul(v16_load_n(q + d, lanes(t->dim - d)), scale));
+    }
+}
+
+V16 v16 cache_load(const void *cache, kv_type type, size_t at, int n) {
+    if (type == KV_F32)
+        return v16_load_n((const float *)cache + at, n);
+    const uint16_t *p = (const uint16_t *)cache + at;
+    uint16_t part[16] = {0};
+    if (n < 16)
+        p = memcpy(part, p, (size_t)n * sizeof *part);
+    return type == KV_F16 ? v16_load_f16(p) : v16_load_bf16(p);
+}
+
+// Keys key .. key + n - 1: K transposed to kt, V to v. Columns of kt past n repeat the first key;
+// the scores are masked later.
+V16 void load_keys_of(const tile *t, int key, int n, kv_type type) {
+    const kv_layer *kv = t->it->args->kv;
+    size_t at[KEYS];
+    for (int i = 0; i < KEYS; i++)
+        at[i] = i < n ? cache_index(kv, t->it->span, t->it->kv_head, key + i) : at[0];
+    for (int half = 0; half < KEYS; half += 16)
+        for (int d = 0; d < t->dim; d += 16) {
+            v16 r[16];
+            for (int i = 0; i < 16; i++)
+                r[i] = cache_load(kv->k, type, at[half + i] + (size_t)d, lanes(t->dim - d));
+            v16_store_transposed(t->kt + (size_t)d * KEYS + half, KEYS, r);
+        }
+    for (int i = 0; i < n; i++)
+        for (int d = 0; d < t->dim; d += 16)
+            v16_store(t->v + (size_t)i * t->width + d,
+                      cache_load(kv->v, type, at[i] + (size_t)d, lanes(t->dim - d)));
+}
+
+static void load_keys(const tile *t, int key, int n) {
+    switch (t->it->args->kv->type) {
+    case KV_F32:
+        load_keys_of(t, key, n, KV_F32);
+        break;
+    case KV_F16:
+        load_keys_of(t, key, n, KV_F16);
+        break;
+    case KV_BF16:
+        load_keys_of(t, key, n, KV_BF16);
+        break;
+    }
+}
+
+// Turns query i's scores of the block into weights; `visible` of them (1 .. KEYS) are at or before
+// its position.
+static void soften(const tile *t, int i, int visible) {
+    float *s = t->s + (size_t)i * KEYS, *value = t->chunk.value + (size_t)i * t->width;
+    v16 lo = v16_keep(v16_load(s), visible, -INFINITY),
+        hi = v16_keep(v16_load(s + 16), visible - 16, -INFINITY);
+    float before = t->chunk.largest[i], block = v16_largest(v16_max(lo, hi));
+    float largest = before > block ? before : block;
+    v16 m = v16_set1(largest);
+    lo = v16_exp(v16_sub(lo, m));
+    hi = v16_exp(v16_sub(hi, m));
+    v16_store(s, lo);
+    v16_store(s + 16, hi);
+    v16 total = v16_load(t->chunk.weight + i * 16);
+    if (largest != before) {
+        v16 shrink = v16_exp(v16_sub(v16_set1(before), m));
+        total = v16_mul(total, shrink);
+        for (size_t d = 0; d < t->width; d += 16)
+            v16_store(value + d, v16_mul(v16_load(value + d), shrink));
+        t->chunk.largest[i] = largest;
+    }
+    v16_store(t->chunk.weight + i * 16, v16_add(total, v16_add(lo, hi)));
+}
+
+static void attend_block(const tile *t, int key, int n) {
+    load_keys(t, key, n);
+    memset(t->s, 0, (size_t)t->n * KEYS * sizeof(float));
+    madd_all((madd){.a = t->q,
+                    .lda = t->width,
+                    .b = t->kt,
+                    .ldb = KEYS,
+                    .c = t->s,
+                    .ldc = KEYS,
+                    .k = t->dim},
+             t->n, KEYS / 16);
+    for (int i = 0; i < t->n; i++) {
+        int visible = query_position(t, i) + 1 - key;
+        if (visible > 0)
+            soften(t, i, visible < KEYS ? visible : KEYS);
+        else
+            memset(t->s + (size_t)i * KEYS, 0, KEYS * sizeof(float));
+    }
+    madd_all((madd){.a = t->s,
+                    .lda = KEYS,
+                    .b = t->v,
+                    .ldb = t->width,
+                    .c = t->chunk.value,
+                    .ldc = t->width,
+                    .k = n},
+             t->n, (int)(t->width / 16));
+}
+
+// total += chunk, for each query that has seen a key of the chunk.
+static void merge(const sums *total, const sums *chunk, int n, size_t width) {
+    for (int i = 0; i < n; i++) {
+        if (chunk->largest[i] == -INFINITY)
+            continue;
+        float largest =
+            total->largest[i] > chunk->largest[i] ? total->largest[i] : chunk->largest[i];
+        v16 m = v16_set1(largest), x = v16_exp(v16_sub(v16_set1(total->largest[i]), m)),
+            y = v16_exp(v16_sub(v16_set1(chunk->largest[i]), m));
+        float *w = total->weight + i * 16, *v = total->value + (size_t)i * width;
+        v16_store(w, v16_fma(v16_load(w), x, v16_mul(v16_load(chunk->weight + i * 16), y)));
+        for (size_t d = 0; d < width; d += 16)
+            v16_store(v + d, v16_fma(v16_load(v + d), x,
+                                     v16_mul(v16_load(chunk->value + (size_t)i * width + d), y)));
+        total->largest[i] = largest;
+    }
+}
+
+static void write_rows(const tile *t) {
+    const attention_args *a = t->it->args;
+    for (int i = 0; i < t->n; i++) {
+        int64_t row = t->it->span->row + t->it->first_row + i / t->group;
+        float *y = a->y + (row * a->n_heads + t->it->kv_head * t->group + i % t->group) * t->dim;
+        v16 scale = v16_set1(1 / v16_sum(v16_load(t->total.weight + i * 16)));
+        for (int d = 0; d < t->dim; d += 16)
+            v16_store_n(y + d, v16_mul(v16_load(t->total.value + (size_t)i * t->width + d), scale),
+                        lanes(t->dim - d));
+    }
+}
+
+static void attend(const attention_item *it, float *scratch) {
+    tile t = tile_open(it, scratch);
+    int keys = query_position(&t, t.n - 1) + 1; // the last query sees most
+    load_queries(&t);
+    sums_clear(&t.total, t.n, t.width);
+    for (int chunk = it->first_chunk; chunk < it->last_chunk; chunk++) {
+        int end = (chunk + 1) * CHUNK < keys ? (chunk + 1) * CHUNK : keys;
+        sums_clear(&t.chunk, t.n, t.width);
+        for (int key = chunk * CHUNK; key < end; key += KEYS)
+            attend_block(&t, key, end - key < KEYS ? end - key : KEYS);
+        merge(&t.total, &t.chunk, t.n, t.width);
+    }
+    if (!it->partial)
+        write_rows(&t);
+}
+
+static void attend_merge(const attention_item *it, float *scratch) {
+    attention_item whole = *it;
+    whole.partial = NULL;
+    tile t = tile_open(&whole, scratch);
+    sums_clear(&t.total, t.n, t.width);
+    for (int i = 0; i < it->last_chunk - it->first_chunk; i++) {
+        sums part = sums_at(it->partial + (size_t)i * attention_partial_floats(t.n, t.dim), t.n);
+        merge(&t.total, &part, t.n, t.width);
+    }
+    write_rows(&t);
+}
+
+#endif

@@ -1,0 +1,124 @@
+// Integer products of 16-row panels with int8 columns on AVX-512 VNNI. The 16 rows are the 16
+// lanes; vpdpbusd multiplies four unsigned codes of a row with four activations that are broadcast.
+// Codes stored with an offset start the sum at -offset * (sum of activations), so the integer is
+// exact. Then sum += (float(integer) * scale of x) * scale of w, group after group, which fixes
+// every float's bits: the same in avx2_gemm.c. Reached after a CPUID check only; nothing here
+// allocates or knows threads.
+#include "kernels/cpu/v16_avx512.h"
+#include "kernels/cpu/panel_v16.h"
+#include "kernels/cpu/isa.h"
+
+V16 __m512i broadcast4(const int8_t *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+V16 __m512 scales(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+// The 8 k-groups of a block as unsigned bytes.
+V16 void unpack(bool nibbles, const uint8_t *q, __m512i *w) {
+    if (!nibbles) {
+        UNROLL for (int g = 0; g < 8; g++) w[g] = _mm512_loadu_si512(q + 64 * g);
+        return;
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+    UNROLL for (int g = 0; g < 4; g++) {
+        __m512i x = _mm512_loadu_si512(q + 64 * g);
+        w[g] = _mm512_and_si512(x, low);
+        w[g + 4] = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
+    }
+}
+
+V16 __m512i dot16(__m512i sum, const __m512i *w, const int8_t *x) {
+    UNROLL for (int g = 0; g < 4; g++) sum = _mm512_dpbusd_epi32(sum, w[g], broadcast4(x + 4 * g));
+    return sum;
+}
+
+V16 __m512 scaled(__m512i sum, float x_scale) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(x_scale));
+}
+
+V16 void tile(panel_kind kind, int n, const tile_args *a) {
+    const bool nibbles = kind == PANEL_W4 || kind == PANEL_W4M, halves = kind == PANEL_W6,
+               min = kind == PANEL_W4M || kind == PANEL_W5M;
+    const size_t head = min || halves ? 64 : 32, block = head + (nibbles ? 256 : 512),
+                 width = (size_t)a->width;
+    const uint8_t *p = a->blocks;
+    const int8_t *x = a->codes;
+    const float *d = a->scale;
+    const int32_t *extra = a->extra;
+    __m512 sum[ACT_WIDTH];
+    UNROLL for (int c = 0; c < n; c++) sum[c] = _mm512_setzero_ps();
+    for (int g = 0; g < a->n_groups; g++) {
+        __m512i w[8];
+        unpack(nibbles, p + head, w);
+        __m512 scale = scales(p), second = head == 64 ? scales(p + 32) : scale;
+        UNROLL for (int c = 0; c < n; c++) {
+            const int8_t *y = x + GROUP * c;
+            __m512i first = min ? _mm512_setzero_si512() : _mm512_set1_epi32(extra[c]);
+            first = dot16(first, w, y);
+            if (halves) {
+                __m512i other = dot16(_mm512_set1_epi32(extra[width + (size_t)c]), w + 4, y + 16);
+                sum[c] = _mm512_fmadd_ps(scaled(first, d[c]), scale, sum[c]);
+                sum[c] = _mm512_fmadd_ps(scaled(other, d[c]), second, sum[c]);
+            } else {
+                first = dot16(first, w + 4, y + 16);
+                sum[c] = _mm512_fmadd_ps(scaled(first, d[c]), scale, sum[c]);
+            }
+            if (min) {
+                __m512 x_sum = _mm512_castsi512_ps(_mm512_set1_epi32(extra[c]));
+                sum[c] = _mm512_fmadd_ps(x_sum, second, sum[c]);
+            }
+        }
+        p += block;
+        x += GROUP * width;
+        d += width;
+        extra += halves ? 2 * width : width;
+    }
+    UNROLL for (int c = 0; c < n; c++) _mm512_storeu_ps(a->sums + PANEL_ROWS * c, sum[c]);
+}
+
+#define TILE(kind, n)                                                                              \
+    __attribute__((noinline)) static void tile_##kind##_##n(const tile_args *a) {                  \
+        tile(PANEL_##kind, n, a);                                                                  \
+    }
+#define TILES(kind)                                                                                \
+    TILE(kind, 1)                                                                                  \
+    TILE(kind, 2)                                                                                  \
+    TILE(kind, 3)                                                                                  \
+    TILE(kind, 4)                                                                                  \
+    TILE(kind, 6)                                                                                  \
+    TILE(kind, 8)                                                                                  \
+    TILE(kind, 12)                                                                                 \
+    TILE(kind, 16)                                                                                 \
+    static const tile_fn tiles_##kind[] = {tile_##kind##_1,  tile_##kind##_2, tile_##kind##_3,     \
+                                           tile_##kind##_4,  tile_##kind##_6, tile_##kind##_8,     \
+                                           tile_##kind##_12, tile_##kind##_16};
+TILES(W4)
+TILES(W4M)
+TILES(W5)
+TILES(W5M)
+TILES(W6)
+
+static const int sizes[] = {1, 2, 3, 4, 6, 8, 12, 16};
+enum { SIZES = sizeof sizes / sizeof sizes[0] };
+
+// W8's codes are unsigned like W5's; only the start of the sum differs.
+static const tile_set sets[] = {
+    [PANEL_W4] = {sizes, tiles_W4, SIZES, EXTRA_8},
+    [PANEL_W4M] = {sizes, tiles_W4M, SIZES, EXTRA_SUM},
+    [PANEL_W5] = {sizes, tiles_W5, SIZES, EXTRA_16},
+    [PANEL_W5M] = {sizes, tiles_W5M, SIZES, EXTRA_SUM},
+    [PANEL_W6] = {sizes, tiles_W6, SIZES, EXTRA_32},
+    [PANEL_W8] = {sizes, tiles_W5, SIZES, EXTRA_128},
+};
+
+void avx512_matmul_panel(const panel *p, const act *a, const matmul_args *m, int from, int to) {
+    if (p->kind >= PANEL_F16)
+        matmul_float_panel(p, m, from, to);
+    else
+        matmul_code_panel(p, a, m, from, to, &sets[p->kind]);
+}

@@ -1,0 +1,143 @@
+// Sixteen floats as two AVX2 registers. The twin of v16_avx512.h: the same functions, the same
+// bits. Included by avx2.c only.
+#ifndef KERNELS_CPU_V16_AVX2_H
+#define KERNELS_CPU_V16_AVX2_H
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define V16 static inline __attribute__((always_inline))
+
+enum { V16_QUERIES = 6, V16_COLUMNS = 1 }; // tile of v16_madd: registers for 6 x 1 sums
+
+typedef struct v16 {
+    __m256 a, b;
+} v16;
+typedef struct v16i {
+    __m256i a, b;
+} v16i;
+
+V16 v16 v16_set1(float x) { return (v16){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+V16 v16 v16_load(const float *p) { return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+V16 void v16_store(float *p, v16 x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+V16 __m256i v16_lanes_below(int n, int base) {
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n - base), lane);
+}
+// The first n lanes from memory, zeros behind.
+V16 v16 v16_load_n(const float *p, int n) {
+    return (v16){_mm256_maskload_ps(p, v16_lanes_below(n, 0)),
+                 n > 8 ? _mm256_maskload_ps(p + 8, v16_lanes_below(n, 8)) : _mm256_setzero_ps()};
+}
+V16 void v16_store_n(float *p, v16 x, int n) {
+    _mm256_maskstore_ps(p, v16_lanes_below(n, 0), x.a);
+    if (n > 8)
+        _mm256_maskstore_ps(p + 8, v16_lanes_below(n, 8), x.b);
+}
+// Lanes from n on become `other`.
+V16 v16 v16_keep(v16 x, int n, float other) {
+    __m256 o = _mm256_set1_ps(other);
+    return (v16){_mm256_blendv_ps(o, x.a, _mm256_castsi256_ps(v16_lanes_below(n, 0))),
+                 _mm256_blendv_ps(o, x.b, _mm256_castsi256_ps(v16_lanes_below(n, 8)))};
+}
+V16 v16 v16_add(v16 x, v16 y) { return (v16){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+V16 v16 v16_sub(v16 x, v16 y) { return (v16){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+V16 v16 v16_mul(v16 x, v16 y) { return (v16){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+V16 v16 v16_div(v16 x, v16 y) { return (v16){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+V16 v16 v16_max(v16 x, v16 y) { return (v16){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+V16 v16 v16_min(v16 x, v16 y) { return (v16){_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+V16 v16 v16_fma(v16 x, v16 y, v16 z) { // x y + z
+    return (v16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+V16 v16 v16_abs(v16 x) {
+    __m256 m = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    return (v16){_mm256_and_ps(x.a, m), _mm256_and_ps(x.b, m)};
+}
+// y where x >= bound, else 0.
+V16 v16 v16_where_ge(v16 x, v16 bound, v16 y) {
+    return (v16){_mm256_and_ps(_mm256_cmp_ps(x.a, bound.a, _CMP_GE_OQ), y.a),
+                 _mm256_and_ps(_mm256_cmp_ps(x.b, bound.b, _CMP_GE_OQ), y.b)};
+}
+// Lanes i + i+8, then i + i+4, i + i+2, i + i+1.
+V16 float v16_sum(v16 x) {
+    __m256 y = _mm256_add_ps(x.a, x.b);
+    __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
+}
+V16 float v16_largest(v16 x) {
+    __m256 y = _mm256_max_ps(x.a, x.b);
+    __m128 z = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    z = _mm_max_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
+}
+V16 v16i v16_round(v16 x) { return (v16i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+V16 v16 v16_float(v16i x) { return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+V16 v16 v16_pow2(v16i n) { // 2^n for -126 <= n <= 127
+    __m256i bias = _mm256_set1_epi32(127);
+    return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+}
+V16 int32_t v16i_sum(v16i x) {
+    __m256i y = _mm256_add_epi32(x.a, x.b);
+    __m128i z = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    z = _mm_add_epi32(z, _mm_shuffle_epi32(z, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(z, _mm_shuffle_epi32(z, 0xb1)));
+}
+V16 void v16i_store_i8(int8_t *p, v16i x) { // saturating
+    __m256i y = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packs_epi16(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1)));
+}
+V16 v16 v16_load_f16(const uint16_t *p) {
+    return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+V16 void v16_store_f16(uint16_t *p, v16 x) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
+V16 v16 v16_load_bf16(const uint16_t *p) {
+    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    __m256i y = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8)));
+    return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(y, 16))};
+}
+
+V16 void v16_transpose8(__m256 *r) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            u[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0x44);
+            u[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+// Writes the 16 x 16 matrix r, transposed, to rows `stride` floats apart.
+V16 void v16_store_transposed(float *p, int stride, const v16 *r) {
+    for (int i = 0; i < 2; i++) {
+        __m256 lo[8], hi[8];
+        for (int j = 0; j < 8; j++) {
+            lo[j] = r[i * 8 + j].a;
+            hi[j] = r[i * 8 + j].b;
+        }
+        v16_transpose8(lo);
+        v16_transpose8(hi);
+        for (int j = 0; j < 8; j++) {
+            _mm256_storeu_ps(p + j * stride + i * 8, lo[j]);
+            _mm256_storeu_ps(p + (j + 8) * stride + i * 8, hi[j]);
+        }
+    }
+}
+
+#endif
