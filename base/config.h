@@ -72,7 +72,8 @@ int config_reload(config *c, const char *path, const char *const *sets, int n_se
                   buf *needs_restart, err *e);
 const config_model *config_find_model(const config *c, const char *name); // NULL: none
 void config_help(buf *out);                                               // for --help
-void config_dump(const config *c, buf *out); // the effective values as INI that config_load reads back
+void config_dump(const config *c,
+                 buf *out);     // the effective values as INI that config_load reads back
 void config_sample(buf *out);   // the commented sample file
 void config_markdown(buf *out); // docs/config.md
 

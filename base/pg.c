@@ -13,6 +13,18 @@
 
 #define RETRY_MS 1000
 
+int pg_check_url(const char *url, err *e) {
+    char *why = NULL;
+    PQconninfoOption *options = PQconninfoParse(url, &why);
+    int rc = 0;
+    if (!options)
+        rc = err_set(e, ERR_INVALID, NULL, "no address of PostgreSQL: %.*s",
+                     why ? (int)strcspn(why, "\n") : 13, why ? why : "out of memory");
+    PQconninfoFree(options);
+    PQfreemem(why);
+    return rc;
+}
+
 // ---- connecting
 
 static void on_notice(void *ctx, const char *message) {

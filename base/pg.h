@@ -10,6 +10,7 @@ typedef struct pg
     pg; // one connection, one thread at a time; reconnects at the next call after a loss
 typedef struct pg_result pg_result; // text format
 
+int pg_check_url(const char *url, err *e); // can libpq read it? ERR_INVALID
 int pg_connect(const char *url, pg **out, err *e);
 void pg_close(pg *p);
 // An answer that takes longer than the limit (5 s unless set; 0: none) ends the connection, so that
