@@ -174,7 +174,7 @@ static void a_line_longer_than_the_parser_takes_is_read_whole(void **state) {
     for (int n = 150; n < 255; n++) {
         memset(want, 0, sizeof want);
         for (int i = 0; i < n; i++)
-            want[i] = i % 7 == 3 && i < n - 1 ? ' ' : i % 11 == 0 ? '#' : (char)('a' + i % 26);
+            want[i] = (char)(i % 7 == 3 && i < n - 1 ? ' ' : i % 11 == 0 ? '#' : 'a' + i % 26);
         want[0] = '/';
         snprintf(text, sizeof text, "[general]\ndata_dir = %s\nlog_level = warn\n", want);
         if (load(text))
