@@ -39,7 +39,7 @@ end
 --   rate  claims a second, of the last full window
 --   count claims in the running window
 
-local STATE = '<' .. string.rep('d', 22)
+local STATE = '<dddddddddddddddddddddd' -- 2 + 4 x 5
 
 local function state_read(pre)
   local s = redis.call('GET', pre .. 'm')

@@ -1,7 +1,7 @@
 #!lua name=tiergate1
 -- Holds of one tenant, a Redis 7 function library of the gateways. Every call is one atomic step on the keys of one tenant.
 --
---   tg:{T}:s:<scope>  a scope's counters, packed (SCOPE); or `?nonce` while somebody loads it from Postgres
+--   tg:{T}:s:<scope>  a scope's counters, packed (PACKED); or `?nonce` while somebody loads it from Postgres
 --   tg:{T}:r:<id>     the record of an open or settled request, one line of text (RECORD)
 --   tg:{T}:open       ids that have a record
 --   tg:{T}:idem:<h>   `id body_hash` while a request with that Idempotency-Key runs, its stored answer later
@@ -16,11 +16,10 @@ local ANSWER_LIFE_MS = 86400 * 1000
 local RUNNING_LIFE_MS = 3600 * 1000
 local LOADING_MS = 2000
 
--- Names of the counters: minute, day and month by number and what was used in them; h*: held by open requests.
-local COUNTERS = {'minute', 'minute_requests', 'minute_tokens', 'day', 'day_tokens', 'month', 'month_tokens', 'month_money',
-  'held_requests', 'held_tokens', 'held_money'}
-local PACKED = '<' .. string.rep('d', #COUNTERS)
-local PACKED_BYTES = 8 * #COUNTERS
+-- minute minute_requests minute_tokens day day_tokens month month_tokens month_money held_requests held_tokens held_money:
+-- minute, day and month by number and what was used in them; what open requests hold
+local PACKED = '<ddddddddddd'
+local PACKED_BYTES = 88
 local LIMITS = 6 -- requests a minute, tokens a minute, open requests, tokens a day, tokens a month, money a month
 
 local RECORD = '%s %09d %d %d %d %d %d %d %d %d %d %d %d %d %s %s %s'
