@@ -24,6 +24,10 @@ typedef struct http_options {
     int max_connections; // over it: 503 at once, then close
     size_t body_bytes, head_bytes, stream_buffer_bytes;
     int head_ms; // to send a whole head (and to end a handshake); then 408 and close
+    int idle_ms; // a kept connection without a request; 0: 75 s
+    // 0: 30 s. A body must come at 1 KiB/s on average after that time (else 408), and a client must
+    // take something of what waits for it within that time (else it is cut).
+    int stall_ms;
     // The head is complete and passed the framing gate. May answer at once (401, 404, 405, 413 by
     // Content-Length): then the body is not read.
     void (*on_head)(exchange *x);
@@ -70,11 +74,15 @@ void exchange_set_user(exchange *x, void *user);
 void *exchange_user(const exchange *x);
 
 typedef struct exchange_events { // on the reactor's thread; any may be NULL
-    // The socket took all bytes of stream_write calls up to the one with this mark.
+    // The socket took all bytes of stream_write calls up to the one with this mark. Comes from the
+    // loop, never inside stream_write, at most once a turn (with the latest mark).
     void (*taken)(void *ctx, uint64_t mark);
-    // The client vanished (FIN with the stream open, RST, buffer over its cap, write error) before
-    // the answer was whole. Nothing may be written after it; the exchange ends by itself when the
-    // handler calls exchange_abandon or finishes.
+    // The client vanished (FIN, RST, buffer over its cap, write error) before reply or stream_end
+    // was called. What is written after it goes nowhere; the exchange lives until the handler calls
+    // exchange_abandon (reply and stream_end count too). Before on_request it ends by itself.
+    // No event comes after reply, stream_end or abandon.
+    // A half-close is no goodbye: over TLS, close_notify without a TCP FIN; on a plain listener, a
+    // FIN within 100 ms of the request's end. Such a client gets its answer as long as it takes it.
     void (*gone)(void *ctx);
 } exchange_events;
 void exchange_watch(exchange *x, const exchange_events *events, void *ctx);
