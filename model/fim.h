@@ -24,10 +24,13 @@ typedef struct fim_request {
     size_t n_files;
 } fim_request;
 
-// NULL when the vocabulary has no FIM tokens of a known family.
+// By the control tokens of the vocabulary; NULL when it has none of a known family.
 const fim_template *fim_detect(const tokenizer *t);
-const char *fim_name(const fim_template *f);
-// ERR_UNSUPPORTED (param "context") when files are given and the family has no repository level.
+const char *fim_name(const fim_template *f); // qwen2.5-coder, starcoder2, starcoder, codellama
+// Prefix, suffix, then the place to fill. With files or a repository name the prompt is the
+// repository-level one, which is also where the path goes; the file-level prompts have no place for
+// a path. ERR_UNSUPPORTED (param "context") when files are given and the family has no repository
+// level.
 int fim_render(const fim_template *f, const fim_request *r, arena *a, segment_list *out, err *e);
 // Tokens that end a completion of this family besides the tokenizer's own (<|file_sep|>, ...): is
 // id one of them?

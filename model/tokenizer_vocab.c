@@ -155,20 +155,39 @@ static bool is_spelt(gguf_string s, const char *name) {
     return s.n == strlen(name) && !memcmp(s.p, name, s.n);
 }
 
-// Converters marked some control tokens as user-defined or normal; what text may never spell is
-// decided here: <|anything|> that was added, and the ends of turns whatever they are called.
-static bool looks_like_control(gguf_string s, uint64_t kind) {
-    static const char *const ends[] = {
-        "<|im_start|>",      "<|im_end|>",        "<|endoftext|>",
-        "<|eot_id|>",        "<|eom_id|>",        "<|start_header_id|>",
-        "<|end_header_id|>", "<|begin_of_text|>", "<|end_of_text|>"};
-    if (kind == TOKEN_USER_DEFINED && s.n > 4 && !memcmp(s.p, "<|", 2) &&
-        !memcmp(s.p + s.n - 2, "|>", 2))
-        return true;
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        if (is_spelt(s, ends[i]))
+static bool is_one_of(gguf_string s, const char *const *names) {
+    for (; *names; names++)
+        if (is_spelt(s, *names))
             return true;
     return false;
+}
+
+// Converters marked some control tokens as user-defined or normal; what text may never spell is
+// decided here: the marks of turns whatever their type, and of what was added also <|anything|> and
+// the marks of fill-in-the-middle.
+static bool looks_like_control(gguf_string s, uint64_t kind) {
+    static const char *const turns[] = {"<|im_start|>",      "<|im_end|>",
+                                        "<|endoftext|>",     "<|eot_id|>",
+                                        "<|eom_id|>",        "<|start_header_id|>",
+                                        "<|end_header_id|>", "<|begin_of_text|>",
+                                        "<|end_of_text|>",   NULL};
+    static const char *const marks[] = {"<fim_prefix>",
+                                        "<fim_suffix>",
+                                        "<fim_middle>",
+                                        "<fim_pad>",
+                                        "<repo_name>",
+                                        "<file_sep>",
+                                        "<reponame>",
+                                        "<filename>",
+                                        "\u2581<PRE>",
+                                        "\u2581<SUF>",
+                                        "\u2581<MID>",
+                                        "\u2581<EOT>",
+                                        NULL};
+    if (is_one_of(s, turns))
+        return true;
+    bool bars = s.n > 4 && !memcmp(s.p, "<|", 2) && !memcmp(s.p + s.n - 2, "|>", 2);
+    return kind == TOKEN_USER_DEFINED && (bars || is_one_of(s, marks));
 }
 
 static int read_kinds(tokenizer *t, const gguf *g, err *e) {
