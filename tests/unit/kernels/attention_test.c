@@ -1,0 +1,369 @@
+// Rotation, the paged cache and attention of the CPU backends against the reference, on ragged
+// batches whose pages are scrambled and whose unused positions hold NaN, so that a key read from
+// the wrong page or past the end shows.
+#include "tests/kernels/support.h"
+
+typedef struct scene { // a ragged batch and its cache
+    kv_layer kv;
+    int n_heads, n_spans, n_rows, dim_all;
+    seq_span spans[5];
+    int32_t *pages[5];
+    float *qkv; // [n_rows, dim_all]
+    size_t cache_values;
+} scene;
+
+static size_t value_bytes(kv_type t) { return t == KV_F32 ? 4 : 2; }
+
+static void cache_set(void *cache, kv_type t, size_t i, float v) {
+    if (t == KV_F32)
+        ((float *)cache)[i] = v;
+    else
+        ((uint16_t *)cache)[i] = t == KV_F16 ? f32_to_f16(v) : f32_to_bf16(v);
+}
+
+static void *new_cache(scene *s) { // all NaN
+    void *p = malloc(s->cache_values * value_bytes(s->kv.type));
+    for (size_t i = 0; i < s->cache_values; i++)
+        cache_set(p, s->kv.type, i, NAN);
+    return p;
+}
+
+// Gives every sequence its pages, in random order, and fills positions before `first` with random
+// keys and values.
+static void make_cache(scene *s) {
+    kv_layer *kv = &s->kv;
+    int total = 0, used = 0;
+    for (int i = 0; i < s->n_spans; i++) {
+        seq_span *p = &s->spans[i];
+        p->n_pages = (p->first + p->n_rows + kv->page_tokens - 1) / kv->page_tokens;
+        total += p->n_pages;
+    }
+    kv->n_pages = total + 3;
+    s->cache_values =
+        (size_t)kv->n_pages * (size_t)(kv->n_kv_heads * kv->page_tokens * kv->head_dim);
+    kv->k = new_cache(s);
+    kv->v = new_cache(s);
+    int32_t *order = malloc((size_t)kv->n_pages * sizeof *order);
+    for (int i = 0; i < kv->n_pages; i++) {
+        int j = random_int(0, i);
+        order[i] = order[j];
+        order[j] = i;
+    }
+    for (int i = 0; i < s->n_spans; i++) {
+        seq_span *p = &s->spans[i];
+        s->pages[i] = malloc((size_t)p->n_pages * sizeof(int32_t));
+        for (int j = 0; j < p->n_pages; j++)
+            s->pages[i][j] = order[used++];
+        p->pages = s->pages[i];
+        for (int t = 0; t < p->first; t++)
+            for (int h = 0; h < kv->n_kv_heads; h++)
+                for (int d = 0; d < kv->head_dim; d++) {
+                    size_t page = (size_t)p->pages[t / kv->page_tokens];
+                    size_t at =
+                        ((page * (size_t)kv->n_kv_heads + (size_t)h) * (size_t)kv->page_tokens +
+                         (size_t)(t % kv->page_tokens)) *
+                            (size_t)kv->head_dim +
+                        (size_t)d;
+                    cache_set(kv->k, kv->type, at, random_float(2));
+                    cache_set(kv->v, kv->type, at, random_float(2));
+                }
+    }
+    free(order);
+}
+
+static scene new_scene(int head_dim, int n_kv_heads, int group, kv_type type, int page_tokens) {
+    return (scene){.kv = {.type = type,
+                          .n_kv_heads = n_kv_heads,
+                          .page_tokens = page_tokens,
+                          .head_dim = head_dim},
+                   .n_heads = n_kv_heads * group,
+                   .dim_all = (n_kv_heads * group + 2 * n_kv_heads) * head_dim};
+}
+
+static void add_span(scene *s, int first, int n_rows) {
+    s->spans[s->n_spans++] = (seq_span){.row = s->n_rows, .n_rows = n_rows, .first = first};
+    s->n_rows += n_rows;
+}
+
+static void finish_scene(scene *s) {
+    make_cache(s);
+    s->qkv = random_floats((size_t)(s->n_rows * s->dim_all), 2);
+}
+
+static void release(scene *s) {
+    for (int i = 0; i < s->n_spans; i++)
+        free(s->pages[i]);
+    free(s->kv.k);
+    free(s->kv.v);
+    free(s->qkv);
+}
+
+typedef struct rope_options {
+    bool interleaved, norm;
+    float attn_scale;
+} rope_options;
+
+typedef struct outcome {
+    float *qkv, *y;
+    void *k, *v;
+} outcome;
+
+// Runs rope_kv and attention on copies of the scene's activations and cache.
+static outcome play(ops *o, const scene *s, const rope_options *opt) {
+    size_t n = (size_t)(s->n_rows * s->dim_all), bytes = s->cache_values * value_bytes(s->kv.type);
+    int hd = s->kv.head_dim, width = s->n_heads * hd;
+    outcome r = {malloc(n * 4), malloc((size_t)(s->n_rows * width) * 4), malloc(bytes),
+                 malloc(bytes)};
+    memcpy(r.qkv, s->qkv, n * 4);
+    memcpy(r.k, s->kv.k, bytes);
+    memcpy(r.v, s->kv.v, bytes);
+    kv_layer kv = s->kv;
+    kv.k = r.k;
+    kv.v = r.v;
+    float inv_freq[128], gain[256];
+    for (int i = 0; i < hd / 2; i++)
+        inv_freq[i] = powf(10000, -2.0f * (float)i / (float)hd);
+    for (int i = 0; i < hd; i++)
+        gain[i] = 0.5f + (float)(i % 7) * 0.2f;
+    o->rope_kv(o, &(rope_kv_args){.qkv = r.qkv,
+                                  .stride = s->dim_all,
+                                  .n_heads = s->n_heads,
+                                  .interleaved = opt->interleaved,
+                                  .inv_freq = inv_freq,
+                                  .attn_scale = opt->attn_scale,
+                                  .q_gain = opt->norm ? gain : NULL,
+                                  .k_gain = opt->norm ? gain : NULL,
+                                  .eps = 1e-6f,
+                                  .kv = &kv,
+                                  .spans = s->spans,
+                                  .n_spans = s->n_spans});
+    o->attention(o, &(attention_args){.q = r.qkv,
+                                      .y = r.y,
+                                      .q_stride = s->dim_all,
+                                      .n_heads = s->n_heads,
+                                      .kv = &kv,
+                                      .spans = s->spans,
+                                      .n_spans = s->n_spans});
+    return r;
+}
+
+static void outcome_free(outcome *r) {
+    free(r->qkv);
+    free(r->y);
+    free(r->k);
+    free(r->v);
+}
+
+static scene random_scene(int i) {
+    static const int dims[] = {64, 128, 64, 128, 40, 72, 8, 256};
+    scene s = new_scene(dims[i % 8], random_int(1, 3), i % 8 + 1, (kv_type)(i % 3),
+                        (int[]){16, 32, 7, 64}[random_int(0, 3)]);
+    for (int n = random_int(1, 5); n > 0; n--)
+        add_span(&s, random_int(0, 3) ? random_int(0, 90) : 0,
+                 random_int(0, 1) ? 1 : random_int(1, 40));
+    if (i % 6 == 5) // more than a chunk
+        s.spans[0].first = 500 + random_int(0, 700);
+    finish_scene(&s);
+    return s;
+}
+
+static void random_batches_agree_with_the_reference(void **state) {
+    (void)state;
+    ops *ref = open_ref();
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 2);
+        for (int i = 0; o && i < ROUNDS * 3; i++) {
+            scene s = random_scene(i);
+            rope_options opt = {i & 1, i & 2, i & 4 ? 1.0f : 1.25f};
+            outcome y = play(o, &s, &opt), want = play(ref, &s, &opt);
+            size_t n = (size_t)(s.n_rows * s.n_heads * s.kv.head_dim);
+            assert_within(largest_error(y.qkv, want.qkv, (size_t)(s.n_rows * s.dim_all)), 1e-6);
+            assert_within(sqrt(nmse(y.y, want.y, n)), s.kv.type == KV_F32 ? 2e-6 : 4e-3);
+            assert_within(largest_error(y.y, want.y, n), s.kv.type == KV_F32 ? 1e-5 : 1e-2);
+            outcome_free(&y);
+            outcome_free(&want);
+            release(&s);
+        }
+        if (o)
+            o->close(o);
+    }
+    ref->close(ref);
+}
+
+// Both backends on the very same cache and queries, so that only attention's own arithmetic
+// differs.
+static void attention_alone_is_close_in_every_cache_type(void **state) {
+    (void)state;
+    ops *ref = open_ref();
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 2);
+        for (int i = 0; o && i < ROUNDS; i++) {
+            scene s = random_scene(i);
+            outcome base = play(ref, &s, &(rope_options){false, false, 1});
+            kv_layer kv = s.kv;
+            kv.k = base.k;
+            kv.v = base.v;
+            size_t n = (size_t)(s.n_rows * s.n_heads * s.kv.head_dim);
+            float *y = malloc(n * sizeof *y);
+            o->attention(
+                o, &(attention_args){base.qkv, y, s.dim_all, s.n_heads, &kv, s.spans, s.n_spans});
+            assert_within(sqrt(nmse(y, base.y, n)), 2e-6);
+            free(y);
+            outcome_free(&base);
+            release(&s);
+        }
+        if (o)
+            o->close(o);
+    }
+    ref->close(ref);
+}
+
+static void the_cache_gets_rounded_keys_and_values_where_the_pages_say(void **state) {
+    (void)state;
+    ops *ref = open_ref();
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 2);
+        for (int i = 0; o && i < ROUNDS; i++) {
+            scene s = random_scene(i);
+            outcome y = play(o, &s, &(rope_options){true, false, 1}),
+                    want = play(ref, &s, &(rope_options){true, false, 1});
+            size_t bytes = s.cache_values * value_bytes(s.kv.type), wrong = 0;
+            assert_memory_equal(y.v, want.v, bytes);      // values are copied: the same bits
+            for (size_t k = 0; k < s.cache_values; k++) { // keys may round the other way
+                double p, q;
+                if (s.kv.type == KV_F32) {
+                    p = ((float *)y.k)[k];
+                    q = ((float *)want.k)[k];
+                } else {
+                    uint16_t u = ((uint16_t *)y.k)[k], v = ((uint16_t *)want.k)[k];
+                    p = s.kv.type == KV_F16 ? f16_to_f32(u) : bf16_to_f32(u);
+                    q = s.kv.type == KV_F16 ? f16_to_f32(v) : bf16_to_f32(v);
+                }
+                double step = s.kv.type == KV_F32 ? 3e-6 : s.kv.type == KV_F16 ? 2e-3 : 2e-2;
+                wrong += isnan(p) != isnan(q) || fabs(p - q) > step * (fabs(q) + 0.1);
+            }
+            assert_int_equal(wrong, 0);
+            outcome_free(&y);
+            outcome_free(&want);
+            release(&s);
+        }
+        if (o)
+            o->close(o);
+    }
+    ref->close(ref);
+}
+
+// One row of the scene by itself: the same sequence, the same position.
+static float *alone(ops *o, const scene *s, const outcome *all, int span, int i) {
+    kv_layer kv = s->kv;
+    kv.k = all->k;
+    kv.v = all->v;
+    const seq_span *p = &s->spans[span];
+    seq_span one = {0, 1, p->first + i, p->pages, p->n_pages};
+    float *y = malloc((size_t)(s->n_heads * s->kv.head_dim) * sizeof *y);
+    o->attention(o, &(attention_args){all->qkv + (p->row + i) * s->dim_all, y, s->dim_all,
+                                      s->n_heads, &kv, &one, 1});
+    return y;
+}
+
+static void a_row_alone_gives_the_bits_it_gives_in_company(void **state) {
+    (void)state;
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 2);
+        for (int i = 0; o && i < ROUNDS; i++) {
+            scene s = random_scene(i);
+            outcome all = play(o, &s, &(rope_options){false, false, 1});
+            int width = s.n_heads * s.kv.head_dim;
+            for (int k = 0; k < s.n_spans; k++)
+                for (int j = 0; j < s.spans[k].n_rows; j += random_int(1, 5)) {
+                    float *y = alone(o, &s, &all, k, j);
+                    assert_memory_equal(y, all.y + (s.spans[k].row + j) * width,
+                                        (size_t)width * sizeof *y);
+                    free(y);
+                }
+            outcome_free(&all);
+            release(&s);
+        }
+        if (o)
+            o->close(o);
+    }
+}
+
+static void thread_count_and_instruction_set_change_no_bit(void **state) {
+    (void)state;
+    for (int i = 0; i < ROUNDS; i++) {
+        scene s = i == 0 ? new_scene(64, 1, 3, KV_F16, 16) : random_scene(i);
+        if (i == 0) { // one long sequence that decodes: split over chunks when there are threads
+            add_span(&s, 1777, 1);
+            finish_scene(&s);
+        }
+        outcome first = {0};
+        for (int b = 0; b < N_BACKENDS * 3; b++) {
+            ops *o = open_backend(b / 3, b % 3 + 1);
+            if (!o)
+                continue;
+            outcome y = play(o, &s, &(rope_options){i & 1, true, 1});
+            if (first.y) {
+                assert_memory_equal(y.y, first.y,
+                                    (size_t)(s.n_rows * s.n_heads * s.kv.head_dim) * 4);
+                assert_memory_equal(y.k, first.k, s.cache_values * value_bytes(s.kv.type));
+                outcome_free(&y);
+            } else {
+                first = y;
+            }
+            o->close(o);
+        }
+        if (first.y)
+            outcome_free(&first);
+        release(&s);
+    }
+}
+
+// Positions far into a long context, where a float angle would have lost its digits.
+static void angles_stay_exact_at_far_positions(void **state) {
+    (void)state;
+    ops *ref = open_ref();
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 1);
+        if (!o)
+            continue;
+        int32_t pages[1] = {0};
+        float k[64], v[64], qkv[3 * 64], want[3 * 64], inv_freq[32];
+        for (int i = 0; i < 32; i++)
+            inv_freq[i] = powf(1e6f, -(float)i / 32);
+        for (int position = 0; position < 131072; position += 7919) {
+            for (int i = 0; i < 3 * 64; i++)
+                qkv[i] = want[i] = random_float(1);
+            kv_layer kv = {k, v, KV_F32, 1, 1, 131072, 64};
+            kv.k = k - position * 64; // position `position` of the one page is k[0]
+            kv.v = v - position * 64;
+            seq_span span = {0, 1, position, pages, 1};
+            rope_kv_args a = {.qkv = qkv,
+                              .stride = 192,
+                              .n_heads = 1,
+                              .inv_freq = inv_freq,
+                              .attn_scale = 1,
+                              .kv = &kv,
+                              .spans = &span,
+                              .n_spans = 1};
+            o->rope_kv(o, &a);
+            a.qkv = want;
+            ref->rope_kv(ref, &a);
+            assert_within(largest_error(qkv, want, 192), 1e-6);
+        }
+        o->close(o);
+    }
+    ref->close(ref);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_batches_agree_with_the_reference),
+        cmocka_unit_test(attention_alone_is_close_in_every_cache_type),
+        cmocka_unit_test(the_cache_gets_rounded_keys_and_values_where_the_pages_say),
+        cmocka_unit_test(a_row_alone_gives_the_bits_it_gives_in_company),
+        cmocka_unit_test(thread_count_and_instruction_set_change_no_bit),
+        cmocka_unit_test(angles_stay_exact_at_far_positions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
