@@ -154,7 +154,7 @@ static void line(buf *b, const char *label, const char *format, ...)
 static void line(buf *b, const char *label, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    buf_printf(b, "%-14s", label);
+    buf_printf(b, "%-15s", label);
     buf_vprintf(b, format, args);
     buf_puts(b, "\n");
     va_end(args);
