@@ -2,7 +2,7 @@
 // last one wins. Owns nothing beyond a call. Every complaint names the key and where its value
 // stands. Does not open what the values name.
 #include "base/config.h"
-#include "base/config_table.h"
+#include "base/config_internal.h"
 #include "base/file.h"
 #include <ctype.h>
 #include <ini.h>
@@ -115,6 +115,13 @@ static void place_of(const reading *r, int line, char out[CONFIG_TEXT + 64]) {
     snprintf(out, CONFIG_TEXT + 64, "%.*s:%d", CONFIG_TEXT, r->path, line);
 }
 
+static int bad_syntax(reading *r, int line) {
+    char place[CONFIG_TEXT + 64];
+    place_of(r, line, place);
+    err_set(r->e, ERR_INVALID, NULL, "%s: neither [section], key = value nor a comment", place);
+    return fail(r);
+}
+
 // Splits "model NAME" in place; *model NULL: no model's section. Returns false when it is
 // malformed.
 static bool split_section(char *section, char **model) {
@@ -187,8 +194,12 @@ static void enter_section(reading *r, const char *text) {
     char place[CONFIG_TEXT + 64], name[SECTION_TEXT], *model;
     size_t n = strcspn(text, "]\n");
     finish_value(r);
-    if (r->has_failed || text[n] != ']')
-        return; // inih complains of the syntax
+    if (r->has_failed)
+        return;
+    if (text[n] != ']') {
+        bad_syntax(r, r->line);
+        return;
+    }
     place_of(r, r->line, place);
     snprintf(name, sizeof name, "%.*s", (int)n, text);
     snprintf(r->section, sizeof r->section, "%s", name);
@@ -244,18 +255,14 @@ static char *next_line(char *out, int size, void *ctx) {
     return out;
 }
 
-static int bad_syntax(const reading *r, int call, err *e) {
-    int line;
-    memcpy(&line, r->lines.data + (size_t)(call - 1) * sizeof line, sizeof line);
-    return err_set(e, ERR_INVALID, NULL, "%s:%d: neither [section], key = value nor a comment",
-                   r->path, line);
-}
-
-static int parse_file(reading *r, const char *text, err *e) {
+static int parse_file(reading *r, const char *text) {
     r->rest = strncmp(text, "\xef\xbb\xbf", 3) == 0 ? text + 3 : text;
     int bad_call = ini_parse_stream(next_line, r, on_pair, r);
-    if (!r->has_failed && bad_call > 0)
-        return bad_syntax(r, bad_call, e);
+    if (!r->has_failed && bad_call > 0) {
+        int line;
+        memcpy(&line, r->lines.data + (size_t)(bad_call - 1) * sizeof line, sizeof line);
+        bad_syntax(r, line);
+    }
     finish_value(r);
     return r->has_failed ? -1 : 0;
 }
@@ -267,7 +274,7 @@ static int read_file(config *c, const char *path, err *e) {
     if (!rc && strlen(text.data) != text.len)
         rc = err_set(e, ERR_INVALID, NULL, "%s: there is a NUL in it", path);
     if (!rc)
-        rc = parse_file(&r, text.data, e);
+        rc = parse_file(&r, text.data);
     buf_release(&r.value);
     buf_release(&r.seen);
     buf_release(&r.lines);

@@ -1,7 +1,7 @@
 // Taking over a changed configuration at run time. Compares row by row; only rows marked `reload`
 // change in place. Called by the thread that owns the config. A file that does not load changes
 // nothing.
-#include "base/config_table.h"
+#include "base/config_internal.h"
 #include <stdlib.h>
 #include <string.h>
 

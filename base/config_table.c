@@ -1,6 +1,6 @@
 // The table of configuration keys: one row per key, from which parsing, --help, the sample file and
 // docs/config.md come. Owns nothing that changes; any thread. Does not read files (config.c does).
-#include "base/config_table.h"
+#include "base/config_internal.h"
 #include <string.h>
 
 #define K (1024ll)

@@ -1,6 +1,6 @@
 // What is written from the table: --help, the sample file, docs/config.md, and the values of a
 // config as a file. Owns nothing; any thread.
-#include "base/config_table.h"
+#include "base/config_internal.h"
 #include <string.h>
 
 static bool starts_section(int i) {

@@ -1,6 +1,6 @@
 // One value: text to field and back, by the type of its row. Owns nothing; any thread.
 // Does not know where the text came from; the caller names the key and the place.
-#include "base/config_table.h"
+#include "base/config_internal.h"
 #include "base/pg.h"
 #include "base/redis.h"
 #include <arpa/inet.h>

@@ -4,7 +4,7 @@
 #include "base/pg.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/pg_conn.h"
+#include "base/pg_internal.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>

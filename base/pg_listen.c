@@ -4,7 +4,7 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/pg.h"
-#include "base/pg_conn.h"
+#include "base/pg_internal.h"
 #include "base/thread.h"
 #include <errno.h>
 #include <poll.h>

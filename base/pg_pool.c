@@ -3,7 +3,7 @@
 // took it.
 #include "base/log.h"
 #include "base/pg.h"
-#include "base/pg_conn.h"
+#include "base/pg_internal.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 // thread at a time. A call that failed leaves it unusable, so that a late answer is never taken for
 // that of the next call. Does not reconnect.
 #include "base/redis.h"
-#include "base/redis_address.h"
+#include "base/redis_internal.h"
 #include <errno.h>
 #include <hiredis/hiredis.h>
 #include <netinet/in.h>

@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/redis.h"
-#include "base/redis_address.h"
+#include "base/redis_internal.h"
 #include <hiredis/async.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 // Inside base only: what both kinds of connections to Redis share.
-#ifndef BASE_REDIS_ADDRESS_H
-#define BASE_REDIS_ADDRESS_H
+#ifndef BASE_REDIS_INTERNAL_H
+#define BASE_REDIS_INTERNAL_H
 #include "base/err.h"
 
 typedef struct redis_address {

@@ -1,6 +1,6 @@
 // Inside base only: the body of a connection, for the pool and the listener.
-#ifndef BASE_PG_CONN_H
-#define BASE_PG_CONN_H
+#ifndef BASE_PG_INTERNAL_H
+#define BASE_PG_INTERNAL_H
 #include <libpq-fe.h>
 #include "base/pg.h"
 

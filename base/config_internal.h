@@ -1,6 +1,6 @@
 // Inside base only: the table of keys and what is done with one row.
-#ifndef BASE_CONFIG_TABLE_H
-#define BASE_CONFIG_TABLE_H
+#ifndef BASE_CONFIG_INTERNAL_H
+#define BASE_CONFIG_INTERNAL_H
 #include "base/config.h"
 
 typedef enum config_type {
