@@ -115,6 +115,14 @@ static void key_claims(gguf_builder *b, const malformed *m) {
     b->n_tensors = 0;
 }
 
+// A long pair and a short one: the file can end in the second one's first number.
+static void two_keys(gguf_builder *b, const malformed *m) {
+    buf *v = lonely(b, GGUF_STRING);
+    buf_put_u64(v, strlen(m->text));
+    buf_puts(v, m->text);
+    key_text(b, m);
+}
+
 static void twice(gguf_builder *b, const malformed *m) {
     buf_put_u32(&builder_append_key(b, m->what, GGUF_U32)->value, (uint32_t)m->n);
 }
@@ -238,6 +246,12 @@ static const malformed rows[] = {
      .n = GGUF_U64,
      .cut = 9},
     {.name = "key-cut", .expect = "ends inside the key", .edit = key_claims, .n = 100},
+    {.name = "key-length-cut",
+     .expect = "ends inside the key",
+     .edit = two_keys,
+     .what = "second",
+     .text = "something of forty bytes, more or less...",
+     .cut = 15},
     {.name = "array-u8-cut",
      .expect = "claims 2 elements, but only",
      .edit = pair_of,

@@ -95,6 +95,15 @@ static void row_only(gguf_builder *b, const malformed *m) { // nothing after the
     buf_clear(&b->tensors[0].data);
 }
 
+// Two rows and nothing else: the file can end anywhere in the second.
+static void two_rows(gguf_builder *b, const malformed *m) {
+    row_only(b, m);
+    buf_puts(&b->tensors[0].name, ".so.long.that.the.count.fits");
+    b->tensors[0].n_name = b->tensors[0].name.len;
+    builder_add_tensor(b, "two", 0, 8, 0, NULL);
+    buf_clear(&b->tensors[1].data);
+}
+
 static const malformed rows[] = {
     {.name = "name-empty", .expect = "the tensor's name at offset", .edit = rename_to, .what = ""},
     {.name = "name-65-bytes",
@@ -231,6 +240,21 @@ static const malformed rows[] = {
      .edit = row_only,
      .n = 32,
      .cut = 13},
+    {.name = "n-dims-cut",
+     .expect = "ends inside the number of dimensions",
+     .edit = two_rows,
+     .n = 32,
+     .cut = 21},
+    {.name = "name-length-cut",
+     .expect = "ends inside the tensor's name",
+     .edit = two_rows,
+     .n = 32,
+     .cut = 30},
+    {.name = "name-cut",
+     .expect = "ends inside the tensor's name",
+     .edit = two_rows,
+     .n = 32,
+     .cut = 25},
     {.name = "row-too-short",
      .expect = "bytes follow the metadata",
      .edit = row_only,

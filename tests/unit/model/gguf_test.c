@@ -2,6 +2,7 @@
 #include "model/gguf.h"
 #include "model/model.h"
 #include "tests/support/gguf_builder.h"
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -211,6 +212,32 @@ static void a_file_without_keys_and_tensors_opens(void **state) {
     buf_release(&out);
 }
 
+static void values_at_the_limits_are_accepted(void **state) {
+    (void)state;
+    buf out = {0};
+    gguf_builder b;
+    char name[65], key[65536];
+    memset(name, 'n', 64);
+    memset(key, 'k', 65535);
+    name[64] = key[65535] = '\0';
+    gguf_builder_init(&b);
+    builder_u32(&b, key, 7);
+    built_tensor *t = builder_add_tensor(&b, name, 0, 2, 3, NULL);
+    t->n_dims = 4;
+    t->dims[2] = t->dims[3] = 1;
+    builder_add_tensor(&b, "right-behind", 0, 1, 0, NULL)->keep_offset = true;
+    b.tensors[1].offset = 32;
+    gguf_builder_write(&b, &out);
+    gguf *g = open_ok(&out);
+    uint64_t v = 0;
+    assert_true(gguf_get_u64(g, key, &v) && v == 7);
+    assert_int_equal(gguf_find(g, name)->n_dims, 4);
+    assert_int_equal(gguf_unchanged(g, NULL), 0); // memory does not change
+    gguf_close(g);
+    buf_release(&out);
+    gguf_builder_release(&b);
+}
+
 // Looks at everything that an open file offers, and reads every byte it points to.
 static unsigned walk(const gguf *g) {
     static const char *const keys[] = {"a.strings", "a.i32s", "tokenizer.ggml.tokens",
@@ -387,6 +414,69 @@ static void what_was_checked_cannot_be_changed_by_a_writer(void **state) {
     buf_release(&b);
 }
 
+static void a_file_written_to_is_noticed_though_its_size_stays(void **state) {
+    (void)state;
+    char path[] = "/tmp/tiergate-gguf-XXXXXX";
+    const struct timespec times[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+    buf b = {0};
+    gguf *g = NULL;
+    err e = {0};
+    small_file(&b);
+    write_temporary(path, &b);
+    assert_int_equal(gguf_open(path, &g, &e), 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    assert_int_equal(gguf_unchanged(g, &e), -1);
+    assert_string_equal(e.message, "the file was written to while it was open");
+    gguf_close(g);
+    unlink(path);
+    buf_release(&b);
+}
+
+// A sparse file of n_keys arrays, each of n elements of `bytes` bytes that nobody wrote.
+static void write_sparse(char *path, uint64_t n_keys, uint32_t element, uint64_t n,
+                         uint64_t bytes) {
+    int fd = mkstemp(path);
+    buf head = {0};
+    assert_true(fd >= 0);
+    buf_puts(&head, "GGUF");
+    buf_put_u32(&head, 3);
+    buf_put_u64(&head, 0);
+    buf_put_u64(&head, n_keys);
+    off_t at = 0;
+    for (uint64_t k = 0; k < n_keys; k++) {
+        buf_put_u64(&head, 2);
+        buf_put_u16(&head, (uint16_t)(0x6161 + k)); // "aa", "ba", ...
+        buf_put_u32(&head, GGUF_ARRAY);
+        buf_put_u32(&head, element);
+        buf_put_u64(&head, n);
+        for (uint64_t i = 0; i < (element == GGUF_STRING ? n : 1); i++) {
+            if (element == GGUF_STRING)
+                buf_put_u64(&head, bytes);
+            assert_int_equal(pwrite(fd, head.data, head.len, at), head.len);
+            at += (off_t)(head.len + (element == GGUF_STRING ? bytes : n * bytes));
+            buf_clear(&head);
+        }
+    }
+    assert_int_equal(ftruncate(fd, at), 0);
+    close(fd);
+    buf_release(&head);
+}
+
+static void metadata_over_256_mib_is_refused(void **state) {
+    (void)state;
+    char numbers[] = "/tmp/tiergate-gguf-XXXXXX", strings[] = "/tmp/tiergate-gguf-XXXXXX";
+    gguf *g = NULL;
+    err e = {0};
+    write_sparse(numbers, 3, GGUF_U64, 1 << 24, 8); // 128 MiB each
+    assert_int_equal(gguf_open(numbers, &g, &e), -1);
+    assert_non_null(strstr(e.message, "metadata is larger than 268435456 bytes"));
+    unlink(numbers);
+    write_sparse(strings, 1, GGUF_STRING, 6, 64 << 20); // 64 MiB each
+    assert_int_equal(gguf_open(strings, &g, &e), -1);
+    assert_non_null(strstr(e.message, "the array is larger than 268435456 bytes"));
+    unlink(strings);
+}
+
 static void what_is_no_file_is_refused_by_name(void **state) {
     (void)state;
     char fifo[] = "/tmp/tiergate-fifo-XXXXXX";
@@ -416,11 +506,14 @@ int main(void) {
         cmocka_unit_test(tensors_are_found_with_shape_and_data),
         cmocka_unit_test(versions_2_and_3_and_every_sane_alignment_open),
         cmocka_unit_test(a_file_without_keys_and_tensors_opens),
+        cmocka_unit_test(values_at_the_limits_are_accepted),
         cmocka_unit_test(a_file_cut_anywhere_is_refused),
         cmocka_unit_test(a_model_cut_anywhere_is_refused),
         cmocka_unit_test(damaged_files_never_do_harm),
         cmocka_unit_test(the_head_survives_a_file_truncated_in_place),
         cmocka_unit_test(what_was_checked_cannot_be_changed_by_a_writer),
+        cmocka_unit_test(a_file_written_to_is_noticed_though_its_size_stays),
+        cmocka_unit_test(metadata_over_256_mib_is_refused),
         cmocka_unit_test(what_is_no_file_is_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
