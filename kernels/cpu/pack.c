@@ -189,7 +189,7 @@ static int allocate(weight *w, const weight_source *parts, int n, int w8_offset)
         w->n_panels += (int)panels;
         bytes += panels * panel_bytes(kind_of(parts[i].type), w->n_in);
     }
-    w->panels = aligned_alloc(64, (size_t)w->n_panels * sizeof *w->panels);
+    w->panels = calloc((size_t)w->n_panels, sizeof *w->panels);
     w->data_bytes = bytes + PAD;
     w->data = mmap(NULL, w->data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (w->data == MAP_FAILED)
@@ -198,7 +198,6 @@ static int allocate(weight *w, const weight_source *parts, int n, int w8_offset)
         return -1;
     if (bytes >= HUGE)
         madvise(w->data, w->data_bytes, MADV_HUGEPAGE);
-    memset(w->panels, 0, (size_t)w->n_panels * sizeof *w->panels);
     panel *p = w->panels;
     uint8_t *data = w->data;
     int64_t row = 0;
