@@ -4,7 +4,7 @@
 #include <string.h>
 
 typedef struct message_record {
-    field_text role, content, name, tool_call_id;
+    field_text role, content, tool_call_id;
 } message_record;
 
 typedef struct part_record {
@@ -83,10 +83,10 @@ static int read_content(void *record, const json_t *v, const char *path, const f
 static const field message_fields[] = {
     {"role", FIELD_TEXT, AT(message_record, role)},
     {"content", FIELD_OWN, .read = read_content},
-    {"name", FIELD_TEXT, AT(message_record, name)},
     {"tool_call_id", FIELD_TEXT, AT(message_record, tool_call_id)},
     {"tool_calls", FIELD_OWN, .read = field_only_empty_array},
     {"annotations", FIELD_OWN, .read = field_only_empty_array},
+    {"name", .kind = FIELD_REFUSED}, // no template writes it
     {"function_call", .kind = FIELD_REFUSED},
     {"refusal", .kind = FIELD_REFUSED},
     {"audio", .kind = FIELD_REFUSED},
@@ -132,7 +132,6 @@ static int read_message(const json_t *v, const char *path, const field_scope *sc
     *out = (chat_message){.role = m.role.s,
                           .content = m.content.s,
                           .n_content = m.content.n,
-                          .name = m.name.s,
                           .tool_call_id = m.tool_call_id.s};
     return 0;
 }
