@@ -91,11 +91,12 @@ int model_open_parts(const char *path, model **out, err *e) {
 static int choose_template(model *m, const char *name, err *e) {
     if (name && *name) {
         m->template = template_by_name(name);
-        return m->template ? 0
-                           : err_set(e, ERR_UNSUPPORTED, "template",
-                                     "there is no chat template '%.40s'; chatml, smollm, qwen and "
-                                     "llama3 are built in",
-                                     name);
+        if (!m->template)
+            return err_set(
+                e, ERR_UNSUPPORTED, "template",
+                "there is no chat template '%.40s'; set [model NAME] template= to one of %s", name,
+                template_names());
+        return 0;
     }
     if (!gguf_has(m->file, "tokenizer.chat_template", NULL))
         return 0;

@@ -164,6 +164,8 @@ static uint64_t n_values(const gguf_tensor *t) {
     return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
 }
 
+#define MILLION 1000000u
+#define BILLION 1000000000u
 #define N_TYPES 64 // more than there are tensor types
 
 static void summarize_weights(buf *b, const gguf *g) {
@@ -186,8 +188,13 @@ static void summarize_weights(buf *b, const gguf *g) {
                              gguf_tensor_type_name(top), 100.0 * (double)values[top] / (double)all);
         values[top] = 0;
     }
-    line(b, "parameters", "%.2f %s", (double)all / (all < 1000000000 ? 1e6 : 1e9),
-         all < 1000000000 ? "million" : "billion");
+    line(b, "parameters", "%.2f %s",
+         (double)all / (all < MILLION   ? 1e3
+                        : all < BILLION ? 1e6
+                                        : 1e9),
+         all < MILLION   ? "thousand"
+         : all < BILLION ? "million"
+                         : "billion");
     line(b, "weights", "%s", mix);
 }
 

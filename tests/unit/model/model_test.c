@@ -253,7 +253,8 @@ static void an_unknown_template_name_is_refused_with_the_known_ones(void **state
     assert_int_equal(model_open(path, "vicuna", &m, &e), -1);
     assert_int_equal(e.code, ERR_UNSUPPORTED);
     assert_string_equal(e.param, "template");
-    assert_non_null(strstr(e.message, "no chat template 'vicuna'; chatml,"));
+    assert_non_null(strstr(
+        e.message, "no chat template 'vicuna'; set [model NAME] template= to one of chatml"));
     unlink(path);
     gguf_builder_release(&b);
 }
@@ -326,7 +327,7 @@ static void the_summary_says_what_the_model_is(void **state) {
         "layers         2 of width 32, feed-forward 64, tied head\n",
         "attention      4 query and 2 KV heads of 8\n",
         "context        256 tokens (RoPE base 10000, YaRN)\n",
-        "parameters     0.03 million\n",
+        "parameters     27.20 thousand\n",
         "weights        F32 68.8%, Q8_0 31.2%\n",
         "vocabulary     265 tokens (gpt2, gpt-2)\n",
         "chat template  none in the file\n",
