@@ -305,7 +305,6 @@ static void release(reactor *r) {
     r->listen_fd = -1;
     if (r->spare_fd >= 0)
         close(r->spare_fd);
-    loop_free(r->loop);
     free(r->by_fd);
 }
 
@@ -368,10 +367,13 @@ static void raise_descriptor_limit(const http_server *s) {
                   (json_int_t)limit.rlim_cur, "wanted", (json_int_t)wanted);
 }
 
+// The reactors' threads were joined. Their loops live until here, because other threads may post.
 static void free_server(http_server *s) {
-    for (int i = 0; i < s->o.n_reactors; i++)
+    for (int i = 0; i < s->o.n_reactors; i++) {
         if (s->reactors[i].listen_fd >= 0)
             close(s->reactors[i].listen_fd);
+        loop_free(s->reactors[i].loop);
+    }
     SSL_CTX_free(s->tls);
     pthread_mutex_destroy(&s->mutex);
     pthread_cond_destroy(&s->changed);

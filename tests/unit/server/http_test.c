@@ -207,7 +207,7 @@ static void a_hundred_requests_in_one_write_are_all_answered(void **state) {
         buf_printf(&all, "POST /echo" HOST "Content-Length: 4\r\n\r\n%04d", i);
     wire_send(&w, all.data, all.len);
     for (int i = 0; i < 100; i++) {
-        char text[8];
+        char text[16];
         snprintf(text, sizeof text, "%04d", i);
         expect_body(&w, 200, text);
     }
