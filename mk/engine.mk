@@ -14,3 +14,10 @@ $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/engine/*_test.c)): $
 $(B)/tests/tiny_models: $(B)/obj/tests/support/tiny_models.o $(B)/lib/engine_tests.a $(ENGINE_LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
+$(B)/bench/engine_bench: $(B)/obj/tests/bench/engine_bench.o $(ENGINE_LIBS)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
+
+.PHONY: bench-engine
+bench-engine: $(B)/bench/engine_bench model-file ## tokens a second of the engine on the small real model (BACKEND=...)
+	$(B)/bench/engine_bench $(TIERGATE_TEST_MODEL) $(BACKEND)

@@ -67,7 +67,7 @@ static float uniform(uint64_t *s) {
     return (float)((int32_t)(next(s) >> 40) - (1 << 23)) / (float)(1 << 23);
 }
 
-// An f16 in [2^exponent, 2^(exponent + 1)), negative if asked.
+// An f16 in [2^exponent, 2^(exponent + 1)), negative if asked; exponent -15: a subnormal one.
 static uint16_t half(uint64_t *s, int exponent, bool negative) {
     return (uint16_t)((negative ? 0x8000 : 0) | (exponent + 15) << 10 | (int)(next(s) & 1023));
 }
@@ -84,9 +84,9 @@ typedef struct block_scale {
 
 static const block_scale scales[] = {
     {WT_Q4_0, 0, -6, -1, 0, false},  {WT_Q4_1, 0, -6, 2, -3, true},
-    {WT_Q5_0, 0, -7, -1, 0, false},  {WT_Q5_1, 0, -7, 2, -3, true},
-    {WT_Q8_0, 0, -10, -1, 0, false}, {WT_Q4_K, 0, -11, 2, -8, false},
-    {WT_Q5_K, 0, -12, 2, -8, false}, {WT_Q6_K, 208, -14, -1, 0, false},
+    {WT_Q5_0, 0, -8, -1, 0, false},  {WT_Q5_1, 0, -8, 2, -4, true},
+    {WT_Q8_0, 0, -11, -1, 0, false}, {WT_Q4_K, 0, -12, 2, -9, false},
+    {WT_Q5_K, 0, -13, 2, -9, false}, {WT_Q6_K, 208, -15, -1, 0, false},
 };
 
 static void fill_block(const block_scale *b, uint8_t *to, int n_bytes, uint64_t *s) {

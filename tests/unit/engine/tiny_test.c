@@ -24,7 +24,7 @@ static bool is_quantised(const tiny_model *t) {
 static double tolerance(const tiny_model *t, const char *backend) {
     if (strcmp(backend, "ref") == 0)
         return 0.002;
-    return is_quantised(t) ? 0.5 : 0.05;
+    return is_quantised(t) ? 0.2 : 0.02;
 }
 
 static void hex_sha256(const tiny_model *t, char out[65]) {
