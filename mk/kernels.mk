@@ -36,3 +36,12 @@ $(B)/unit/kernels/emulated_test: $(EMULATED_BIN)
 .PHONY: kernels-simde
 kernels-simde: $(EMULATED_BIN) ## run the kernel tests on the AVX-512 sources emulated with AVX2
 	@tools/run_tests.sh $(EMULATED_BIN)
+
+$(B)/bench/kernels_bench: tests/bench/kernels_bench.c $(B)/lib/kernels.a $(B)/lib/base.a
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LDFLAGS) $(B)/lib/kernels.a $(B)/lib/base.a $(LDLIBS) -o $@
+
+.PHONY: bench-kernels
+bench-kernels: $(B)/bench/kernels_bench ## GOPS and GB/s of the CPU kernels: make bench-kernels THREADS=2
+	@$< $(or $(THREADS),1)
