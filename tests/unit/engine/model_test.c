@@ -1,0 +1,148 @@
+// The real model (SmolLM2-135M-Instruct, Q4_1) and a float copy of it against Hugging Face
+// transformers on the same file: log-probability of every prompt token and greedy decoding, on
+// every backend. The reference backend is slow: it takes the first tokens of each prompt only.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "kernels/ops.h"
+#include "tests/support/gguf_writer.h"
+#include "tests/support/golden.h"
+
+#define FIXTURE "tests/fixtures/model/smollm2.json"
+
+typedef struct plan {
+    const char *backend;
+    bool floats;      // the F32 copy
+    int most_tokens;  // of a prompt
+    int greedy_up_to; // greedy decoding for prompts up to this length
+    double mean, max; // allowed difference of log-probabilities
+} plan;
+
+static const char *model_path(void) {
+    const char *path = getenv("TIERGATE_TEST_MODEL");
+    return path ? path : "";
+}
+
+static model *open_model(const char *path) {
+    model *m = NULL;
+    err e = {0};
+    if (model_open(path, NULL, &m, &e))
+        fail_msg("%s", e.message);
+    return m;
+}
+
+static model *open_float_copy(void) {
+    char path[64];
+    model *source = open_model(model_path());
+    int fd = memfd_create("float copy", MFD_CLOEXEC);
+    gguf_copy_as_f32(model_gguf(source), fd);
+    model_close(source);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    model *m = open_model(path);
+    close(fd);
+    return m;
+}
+
+static engine *open_engine(const model *m, const char *backend) {
+    err e = {0};
+    engine *g = NULL;
+    engine_config c = {.backend = backend,
+                       .max_seqs = 2,
+                       .max_context = 4096,
+                       .max_rows = 256,
+                       .kv_bytes = (size_t)512 << 20};
+    if (engine_open(m, &c, &g, &e))
+        fail_msg("%s: %s", backend, e.message);
+    return g;
+}
+
+static void check_prompt(engine *g, const golden *k, const plan *p, golden_diff *all) {
+    int n = k->n < p->most_tokens ? k->n : p->most_tokens;
+    engine_sampled *scored = calloc((size_t)n, sizeof *scored);
+    golden_diff d = {0};
+    golden_score(g, k, n, 256, scored);
+    golden_compare(k, n, scored, &d);
+    golden_compare(k, n, scored, all);
+    free(scored);
+    if (d.max > p->max)
+        fail_msg("%s: a log-probability differs by %.4f", k->name, d.max);
+    if (k->n <= p->greedy_up_to)
+        assert_true(golden_greedy_agrees(g, k, 256));
+}
+
+static void check_plan(const plan *p) {
+    if (!ops_supported(p->backend) || !file_exists(model_path())) {
+        printf("skip: %s: %s\n", p->backend,
+               ops_supported(p->backend) ? "no model file (make model-file)"
+                                         : "this processor lacks it");
+        skip();
+    }
+    int n;
+    int64_t start = clock_mono_ms();
+    golden *prompts = goldens_read(FIXTURE, &n);
+    model *m = p->floats ? open_float_copy() : open_model(model_path());
+    engine *g = open_engine(m, p->backend);
+    golden_diff all = {0};
+    assert_true(n >= 12);
+    for (int i = 0; i < n; i++)
+        check_prompt(g, &prompts[i], p, &all);
+    printf("%-6s %s: %d log-probabilities, mean difference %.5f, max %.5f (%.1f s)\n", p->backend,
+           p->floats ? "F32 " : "Q4_1", all.n, all.sum / all.n, all.max,
+           (double)(clock_mono_ms() - start) / 1000);
+    assert_true(all.sum / all.n <= p->mean);
+    engine_close(g);
+    model_close(m);
+    goldens_free(prompts, n);
+}
+
+static void the_reference_agrees_on_q4_1(void **state) {
+    (void)state;
+    check_plan(&(plan){
+        .backend = "ref", .most_tokens = 32, .greedy_up_to = 31, .mean = 0.0001, .max = 0.001});
+}
+
+static const plan integers = {.most_tokens = 4096, .greedy_up_to = 4096, .mean = 0.04, .max = 0.85};
+static const plan floats = {
+    .floats = true, .most_tokens = 512, .greedy_up_to = 512, .mean = 0.002, .max = 0.03};
+
+static void check_on(const char *backend, plan p) {
+    p.backend = backend;
+    check_plan(&p);
+}
+
+static void avx2_agrees_on_q4_1(void **state) {
+    (void)state;
+    check_on("avx2", integers);
+}
+
+static void avx512_agrees_on_q4_1(void **state) {
+    (void)state;
+    check_on("avx512", integers);
+}
+
+static void avx2_agrees_on_floats(void **state) {
+    (void)state;
+    check_on("avx2", floats);
+}
+
+static void avx512_agrees_on_floats(void **state) {
+    (void)state;
+    check_on("avx512", floats);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_reference_agrees_on_q4_1), cmocka_unit_test(avx2_agrees_on_q4_1),
+        cmocka_unit_test(avx512_agrees_on_q4_1),        cmocka_unit_test(avx2_agrees_on_floats),
+        cmocka_unit_test(avx512_agrees_on_floats),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
