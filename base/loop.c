@@ -29,7 +29,6 @@ struct loop_io {
 struct loop_timer {
     int64_t due_us;
     int64_t period_us; // 0: once
-    uint64_t turn;     // the turn that scheduled it; it cannot fire in that turn
     size_t at;         // place in the heap; NO_PLACE while a one-shot fires
     loop_fn *fn;
     void *ctx;
@@ -49,7 +48,6 @@ typedef struct letters {
 struct loop {
     int epoll_fd, wake_fd;
     int64_t now_us;
-    uint64_t turn;
     loop_io *live, *dead; // dead: entered by loop_io_remove, left at the end of a turn
     loop_timer **heap;    // earliest first
     size_t n_timers, cap_timers;
@@ -198,7 +196,6 @@ loop_timer *loop_timer_add(loop *l, int ms, bool repeat, loop_fn *fn, void *ctx)
                       .period_us = !repeat       ? 0
                                    : wait_us > 0 ? wait_us
                                                  : 1000,
-                      .turn = l->turn,
                       .fn = fn,
                       .ctx = ctx};
     put_at(l, l->n_timers++, t);
@@ -216,7 +213,6 @@ void loop_timer_remove(loop *l, loop_timer *t) {
 static void fire(loop *l, loop_timer *t) {
     if (t->period_us) {
         t->due_us = l->now_us + t->period_us;
-        t->turn = l->turn;
         sift_down(l, t);
         t->fn(t->ctx); // may remove and so free t
     } else {
@@ -226,16 +222,11 @@ static void fire(loop *l, loop_timer *t) {
     }
 }
 
-// A timer made in this turn waits for the next one, so that a callback that re-arms itself at once
-// cannot starve the loop. It ends the turn's timers; what is due behind it is fired in the next
-// turn, which then comes without a wait.
+// now_us stands still during a turn, so a timer that re-arms itself at once waits for the next turn
+// and starves nobody.
 static void fire_due(loop *l) {
-    while (l->n_timers > 0) {
-        loop_timer *t = l->heap[0];
-        if (t->due_us > l->now_us || t->turn == l->turn)
-            return;
-        fire(l, t);
-    }
+    while (l->n_timers > 0 && l->heap[0]->due_us <= l->now_us)
+        fire(l, l->heap[0]);
 }
 
 // ---- inbox
@@ -309,7 +300,6 @@ static void run_turn(loop *l) {
     if (n < 0 && errno != EINTR)
         fatal("an event loop cannot wait: %s", strerror(errno));
     l->now_us = clock_mono_us();
-    l->turn++;
     dispatch(l, events, n);
     fire_due(l);
     read_inbox(l);

@@ -207,9 +207,12 @@ static void uuids_are_version_7_sorted_and_different(void **state) {
     }
 }
 
-#define N_IDS 5000
+#define N_IDS 20000
+static pthread_barrier_t together;
+
 static void *make_ids(void *out) {
     char(*ids)[ID_UUID_TEXT] = out;
+    pthread_barrier_wait(&together);
     for (int i = 0; i < N_IDS; i++)
         id_uuid7(ids[i]);
     return NULL;
@@ -221,10 +224,12 @@ static void uuids_of_several_threads_differ_in_their_time_part(void **state) {
     (void)state;
     static char ids[4 * N_IDS][ID_UUID_TEXT];
     pthread_t threads[4];
+    pthread_barrier_init(&together, NULL, 4);
     for (int i = 0; i < 4; i++)
         pthread_create(&threads[i], NULL, make_ids, ids[i * N_IDS]);
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
+    pthread_barrier_destroy(&together);
     qsort(ids, 4 * N_IDS, ID_UUID_TEXT, compare_ids);
     for (int i = 1; i < 4 * N_IDS; i++)
         assert_int_not_equal(strncmp(ids[i - 1], ids[i], 18), 0);

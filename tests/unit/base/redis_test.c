@@ -323,6 +323,20 @@ static void a_subscription_hears_every_message_and_the_loss_once(void **state) {
     end(&s);
 }
 
+static void a_subscription_that_was_ended_hears_no_loss(void **state) {
+    (void)state;
+    scene s = begin();
+    open_scene(&s);
+    ask(&s, ARGV("PSUBSCRIBE", "b*", "h*"));
+    s.n_wanted = 2;
+    run(&s);
+    aredis_call(s.r, NULL, NULL, ARGV("PUNSUBSCRIBE", "b*", "h*"), NULL);
+    s.n_wanted = 4;
+    run(&s);
+    end(&s);
+    assert_int_equal(s.n_lost, 0);
+}
+
 static void a_hung_server_is_lost_after_the_limit(void **state) {
     (void)state;
     scene s = begin();
@@ -379,6 +393,7 @@ int main(void) {
         cmocka_unit_test(a_callback_may_close_the_connection),
         cmocka_unit_test(a_state_callback_may_close_the_connection),
         cmocka_unit_test(a_subscription_hears_every_message_and_the_loss_once),
+        cmocka_unit_test(a_subscription_that_was_ended_hears_no_loss),
         cmocka_unit_test(a_hung_server_is_lost_after_the_limit),
         cmocka_unit_test(a_call_made_from_a_lost_one_gets_its_own_null),
     };

@@ -119,6 +119,7 @@ static void what_is_sealed_opens_with_the_same_secret_and_context_only(void **st
     }
     for (size_t n = 0; n < sealed.len; n++)
         assert_int_equal(secret_open(&ring, "ctx", 3, sealed.data, n, &plain, &e), -1);
+    assert_int_equal(plain.len, strlen("kept prompt"));
     assert_string_equal(plain.data, "kept prompt");
     ring.n = 1; // only the new one
     assert_int_equal(secret_open(&ring, "ctx", 3, sealed.data, sealed.len, &plain, &e), -1);
