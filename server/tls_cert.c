@@ -51,7 +51,9 @@ static bool is_address(const char *name) {
 
 static char *trim(char *s) {
     s += strspn(s, " \t");
-    s[strcspn(s, " \t")] = '\0';
+    size_t n = strlen(s);
+    while (n > 0 && (s[n - 1] == ' ' || s[n - 1] == '\t'))
+        s[--n] = '\0';
     return s;
 }
 
