@@ -1,6 +1,6 @@
 // Which models a tenant may use, by what names: a snapshot of the table `assignments`, read at
-// start and again on NOTIFY assignments. Readers take the current snapshot without a lock and keep
-// it for the time of one call.
+// start and again on NOTIFY assignments. Any thread asks, under a read lock for the time of one
+// call.
 #ifndef ROUTER_ASSIGN_H
 #define ROUTER_ASSIGN_H
 #include <stdbool.h>

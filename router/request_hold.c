@@ -1,0 +1,251 @@
+// Quota in a request's life: the hold before anything else, and extensions while it runs. The
+// router's loop. Decides nothing: router/quota.lua does, in one step for all scopes.
+#include "router/request_internal.h"
+#include <stdio.h>
+#include <string.h>
+
+#define HOLDS_MOST 8 // a scope per MISS, and once more when the library was missing
+#define LOST_MS 1000
+
+// ---- what is asked for
+
+static quota_demand demand_of(const request *q) {
+    const request_spec *s = q->spec;
+    int room = s->model->max_context - s->n_prompt;
+    int usual = (int)q->r->s->c->default_max_tokens;
+    bool is_implicit = s->max_tokens <= 0;
+    int want = is_implicit ? (usual < room ? usual : room) : s->max_tokens;
+    return (quota_demand){.prompt = s->n_prompt,
+                          .want = want,
+                          .need = is_implicit || s->allow_truncate ? 1 : want,
+                          .n_choices = s->n_choices};
+}
+
+// An absent max_tokens may grow to what the model has room for.
+static int most_of(const request *q) {
+    const request_spec *s = q->spec;
+    return s->max_tokens > 0 ? s->max_tokens : s->model->max_context - s->n_prompt;
+}
+
+// ---- answers to hold
+
+static void release_hold(request *q) {
+    router *r = q->r;
+    static const quota_settlement nothing = {0};
+    quota_settle_command(q->meta, q->id, &nothing, request_outcome_name(OUTCOME_FAILED), true,
+                         &r->c);
+    command_send(&r->c, r->calls, NULL, NULL);
+}
+
+static void refuse(request *q, request_outcome why, err_code code, int64_t retry_ms,
+                   const char *message) {
+    err e = {0};
+    err_set(&e, code, NULL, "%s", message);
+    e.retry_ms = retry_ms > 0 && retry_ms < 86400000 ? (int)retry_ms : 0;
+    request_refuse(q, why, &e);
+}
+
+void request_refuse_away(request *q, const char *message) {
+    refuse(q, OUTCOME_FAILED, ERR_DEPENDENCY, LOST_MS, message);
+}
+
+static void refuse_by_limit(request *q, const quota_answer *a) {
+    static const char *const windows[] = {"rpm", "tpm", "conc"};
+    char message[160];
+    err_code code = ERR_QUOTA;
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++)
+        if (strcmp(a->kind, windows[i]) == 0 && a->retry_ms >= 0)
+            code = ERR_RATE;
+    snprintf(message, sizeof message, "the limit %s of the %s is reached", a->kind,
+             q->meta->scopes[a->scope] == 't'   ? "tenant"
+             : q->meta->scopes[a->scope] == 'u' ? "user"
+             : q->meta->scopes[a->scope] == 'k' ? "key"
+                                                : "model");
+    refuse(q, OUTCOME_OVERLOADED, code, a->retry_ms, message);
+}
+
+// It was cancelled, or its deadline came, while hold was under way.
+static void refuse_ended(request *q) {
+    static const err_code codes[] = {[OUTCOME_CLIENT_GONE] = ERR_CANCELLED,
+                                     [OUTCOME_DEADLINE] = ERR_DEADLINE,
+                                     [OUTCOME_REVOKED] = ERR_KEY};
+    size_t known = sizeof codes / sizeof *codes;
+    err_code code = (size_t)q->outcome < known ? codes[q->outcome] : ERR_NONE;
+    refuse(q, q->outcome, code ? code : ERR_DEPENDENCY, code ? 0 : LOST_MS,
+           "the request ended before it was accepted");
+}
+
+// ---- line A on the disk
+
+static void wait_durable(request *q) {
+    router *r = q->r;
+    request_ref(q);
+    if (r->undurable_last)
+        r->undurable_last->next_undurable = q;
+    else
+        r->undurable = q;
+    r->undurable_last = q;
+    journal_want(r->s->j, r->watch, q->mark.end);
+}
+
+static request *take_undurable(router *r) {
+    request *q = r->undurable;
+    r->undurable = q->next_undurable;
+    if (!r->undurable)
+        r->undurable_last = NULL;
+    q->next_undurable = NULL;
+    return q;
+}
+
+static void become_durable(request *q, bool has_failed) {
+    q->is_durable = true; // or never will be: then it ends with an error
+    if (has_failed && request_is_open(q)) {
+        err e = {0};
+        err_set(&e, ERR_IO, NULL, "the journal's disk has failed");
+        request_close(q, OUTCOME_FAILED, &e);
+    }
+    request_take_kept(q);
+    request_tell_if_due(q);
+}
+
+void router_take_durable(router *r, void *arg) {
+    (void)arg;
+    if (!r)
+        return;
+    uint64_t upto = journal_durable(r->s->j);
+    bool has_failed = journal_has_failed(r->s->j);
+    while (r->undurable && (has_failed || r->undurable->mark.end <= upto)) {
+        request *q = take_undurable(r);
+        become_durable(q, q->mark.end > upto);
+        request_unref(q);
+    }
+    if (r->undurable)
+        journal_want(r->s->j, r->watch, r->undurable->mark.end);
+}
+
+void router_let_go_undurable(router *r) {
+    while (r->undurable)
+        request_unref(take_undurable(r));
+}
+
+// ---- answers to hold, continued
+
+static void accept(request *q, int granted) {
+    router *r = q->r;
+    err e = {0};
+    q->granted = granted;
+    q->most = most_of(q);
+    if (q->most < granted || (q->spec->max_tokens > 0 && granted < q->spec->max_tokens))
+        q->most = granted; // shortened: no extension
+    if (journal_accept(r->s->j, q->id, q->meta, &q->mark, &e)) {
+        release_hold(q);
+        request_refuse(q, OUTCOME_FAILED, &e);
+        return;
+    }
+    q->entry->segment = q->mark.segment;
+    wait_durable(q);
+    request_move(q, QUEUED);
+    q->place.attempt = 1;
+    request_enqueue(q, NULL);
+}
+
+static void on_hold(void *ctx, const redis_value *v) {
+    request *q = ctx;
+    quota_answer a;
+    quota_read_answer(v, &a);
+    if (q->state != HOLDING || q->r->is_closing)
+        goto done;
+    if (q->outcome != OUTCOME_OK) {
+        if (a.verdict == QUOTA_OK)
+            release_hold(q);
+        refuse_ended(q);
+        goto done;
+    }
+    switch (a.verdict) {
+    case QUOTA_OK:
+        accept(q, a.granted);
+        break;
+    case QUOTA_NO:
+        refuse_by_limit(q, &a);
+        break;
+    case QUOTA_IDEM:
+        refuse(q, OUTCOME_OVERLOADED, ERR_IN_PROGRESS, 1000,
+               "a request with this Idempotency-Key is running");
+        break;
+    case QUOTA_NO_CALL:
+        lease_load_libraries(q->r);
+        request_hold(q);
+        break;
+    case QUOTA_MISS:
+        quota_loader_submit(q->r->s->loader, q, &a);
+        break;
+    default:
+        request_refuse_away(q, "the queue cannot be reached");
+    }
+done:
+    request_unref(q);
+}
+
+void request_hold(request *q) {
+    router *r = q->r;
+    quota_demand d = demand_of(q);
+    if (++q->n_holds > HOLDS_MOST) {
+        request_refuse_away(q, "the quota cannot be read");
+        return;
+    }
+    command_words(&r->c, 3, (const char *const[]){"SADD", "tg:tenants", q->meta->tenant});
+    command_send(&r->c, r->calls, NULL, NULL);
+    quota_hold_command(q->meta, q->id, r->gateway, &d, q->limits, &r->c);
+    request_ref(q);
+    command_send(&r->c, r->calls, on_hold, q);
+}
+
+// ---- extensions
+
+static int furthest(const request *q) {
+    int n = 0;
+    for (int i = 0; i < q->spec->n_choices; i++)
+        n = q->choices[i].n > n ? q->choices[i].n : n;
+    return n;
+}
+
+static void on_extend(void *ctx, const redis_value *v) {
+    request *q = ctx;
+    quota_answer a;
+    err e = {0};
+    quota_read_answer(v, &a);
+    q->is_extending = false;
+    if (!request_is_open(q))
+        goto done;
+    switch (a.verdict) {
+    case QUOTA_OK:
+        q->granted = a.granted < q->most ? a.granted : q->most;
+        break;
+    case QUOTA_NO: // what is granted is handed, then it ends
+        q->most = q->granted;
+        snprintf(q->limited_by, sizeof q->limited_by, "%s", a.kind);
+        break;
+    case QUOTA_GONE: // R7
+        err_set(&e, ERR_DEPENDENCY, NULL, "the request's hold is gone");
+        request_close(q, OUTCOME_FAILED, &e);
+        goto done;
+    default: // not answered: the tick asks again; the old grant is named, so it counts once
+        goto done;
+    }
+    request_take_kept(q);
+    if (request_is_open(q))
+        request_extend_if_near(q);
+done:
+    request_unref(q);
+}
+
+void request_extend_if_near(request *q) {
+    router *r = q->r;
+    if (q->is_extending || q->granted >= q->most || furthest(q) + SLICE_EARLY < q->granted)
+        return;
+    int slice = q->most - q->granted < SLICE ? q->most - q->granted : SLICE;
+    q->is_extending = true;
+    quota_extend_command(q->meta, q->id, q->granted, slice, q->spec->n_choices, q->limits, &r->c);
+    request_ref(q);
+    command_send(&r->c, r->calls, on_extend, q);
+}

@@ -1,0 +1,225 @@
+// Rows of the ledger: their JSON (journal, Redis record) and their way into Postgres. Owns nothing;
+// any thread. Does not decide when a row is due (router/request_close.c, recorder.c, sweep.c).
+#include "router/usage.h"
+#include "router/quota.h"
+#include "router/wire.h"
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- JSON: one table per struct drives writing and reading
+
+typedef enum field_kind { FIELD_TEXT, FIELD_UUID, FIELD_INT, FIELD_INT64 } field_kind;
+typedef struct field {
+    const char *name;
+    field_kind kind;
+    size_t at, size;
+} field;
+
+#define TEXT(s, f)                                                                                 \
+    { #f, FIELD_TEXT, offsetof(s, f), sizeof((s *)0)->f }
+#define UUID(s, f)                                                                                 \
+    { #f, FIELD_UUID, offsetof(s, f), sizeof((s *)0)->f }
+#define INT(s, f)                                                                                  \
+    { #f, FIELD_INT, offsetof(s, f), sizeof(int) }
+#define INT64(s, f)                                                                                \
+    { #f, FIELD_INT64, offsetof(s, f), sizeof(int64_t) }
+#define COUNT(a) (sizeof a / sizeof *a)
+
+static const field meta_fields[] = {
+    UUID(usage_meta, tenant),       UUID(usage_meta, user),          UUID(usage_meta, key),
+    INT64(usage_meta, accepted_ms), TEXT(usage_meta, endpoint),      TEXT(usage_meta, task),
+    TEXT(usage_meta, model),        TEXT(usage_meta, adapter),       TEXT(usage_meta, tier),
+    INT64(usage_meta, price_in),    INT64(usage_meta, price_cached), INT64(usage_meta, price_out),
+    TEXT(usage_meta, idem),         TEXT(usage_meta, scopes),
+};
+static const field row_fields[] = {
+    INT64(usage_row, at_ms),     TEXT(usage_row, outcome),         INT(usage_row, attempts),
+    INT(usage_row, prompt),      INT(usage_row, cached),           INT(usage_row, completion),
+    INT64(usage_row, money),     INT64(usage_row, queue_ms),       INT64(usage_row, total_ms),
+    INT64(usage_row, engine_us), INT64(usage_row, first_token_ms),
+};
+
+static void put_fields(const field *f, size_t n, const void *from, buf *out) {
+    for (size_t i = 0; i < n; i++) {
+        const char *at = (const char *)from + f[i].at;
+        buf_printf(out, "%s\"%s\":", i ? "," : "{", f[i].name);
+        if (f[i].kind == FIELD_INT)
+            buf_printf(out, "%d", *(const int *)(const void *)at);
+        else if (f[i].kind == FIELD_INT64)
+            buf_printf(out, "%" PRId64, *(const int64_t *)(const void *)at);
+        else
+            buf_put_json(out, at, strlen(at));
+    }
+    buf_puts(out, "}");
+}
+
+static int read_field(const field *f, const json_t *v, char *at) {
+    bool is_number = f->kind == FIELD_INT || f->kind == FIELD_INT64;
+    if (is_number) {
+        json_int_t n = json_integer_value(v);
+        if (!json_is_integer(v) || (f->kind == FIELD_INT && (n < 0 || n > INT32_MAX)))
+            return -1;
+        if (f->kind == FIELD_INT)
+            *(int *)(void *)at = (int)n;
+        else
+            *(int64_t *)(void *)at = n;
+        return 0;
+    }
+    size_t n = json_string_length(v);
+    const char *text = json_string_value(v);
+    if (!text || n >= f->size || strlen(text) != n ||
+        (f->kind == FIELD_UUID && !wire_is_uuid(text, n)))
+        return -1;
+    memcpy(at, text, n + 1);
+    return 0;
+}
+
+static int parse_fields(const field *f, size_t n_fields, const char *p, size_t n, void *to,
+                        err *e) {
+    json_error_t why;
+    json_t *object = json_loadb(p, n, JSON_REJECT_DUPLICATES, &why);
+    int rc = json_is_object(object) ? 0 : err_set(e, ERR_FORMAT, NULL, "not a JSON object");
+    for (size_t i = 0; !rc && i < n_fields; i++)
+        if (read_field(&f[i], json_object_get(object, f[i].name), (char *)to + f[i].at))
+            rc = err_set(e, ERR_FORMAT, f[i].name, "bad or missing %s", f[i].name);
+    json_decref(object);
+    return rc;
+}
+
+void usage_meta_put(const usage_meta *m, buf *out) {
+    put_fields(meta_fields, COUNT(meta_fields), m, out);
+}
+
+int usage_meta_parse(const char *p, size_t n, usage_meta *out, err *e) {
+    return parse_fields(meta_fields, COUNT(meta_fields), p, n, out, e);
+}
+
+void usage_row_put(const usage_row *r, buf *out) {
+    put_fields(row_fields, COUNT(row_fields), r, out);
+}
+
+int usage_row_parse(const char *p, size_t n, usage_row *out, err *e) {
+    return parse_fields(row_fields, COUNT(row_fields), p, n, out, e);
+}
+
+// ---- sums and names
+
+int64_t usage_money(const usage_meta *m, int prompt, int cached, int completion) {
+    int hit = cached < prompt ? cached : prompt;
+    return (int64_t)(prompt - hit) * m->price_in + (int64_t)hit * m->price_cached +
+           (int64_t)completion * m->price_out;
+}
+
+void usage_row_settle(usage_row *r, const quota_settlement *s) {
+    r->at_ms = s->at_ms;
+    r->prompt = s->prompt;
+    r->completion = s->completion;
+    r->money = s->money;
+    r->cached = r->cached < r->prompt ? r->cached : r->prompt;
+    memcpy(r->outcome, s->outcome, sizeof r->outcome);
+}
+
+void usage_scope_name(const usage_meta *m, char letter, char *out, size_t n) {
+    const char *what = letter == 'u' ? m->user : letter == 'k' ? m->key : m->model;
+    if (letter == 't')
+        snprintf(out, n, "t");
+    else
+        snprintf(out, n, "%c:%s", letter, what);
+}
+
+// ---- Postgres
+
+static const char insert_sql[] =
+    "WITH fresh AS ("
+    " INSERT INTO usage (request_id, tenant_id, user_id, key_id, at, accepted_at, endpoint, task,"
+    "  model, adapter, tier, outcome, attempts, prompt_tokens, cached_tokens, completion_tokens,"
+    "  money, queue_ms, first_token_ms, total_ms, engine_us)"
+    " SELECT id, tenant, usr, key, to_timestamp(at / 1000.0), to_timestamp(accepted / 1000.0),"
+    "  endpoint, task, model, adapter, tier, outcome, attempts, prompt, cached, completion, money,"
+    "  queue_ms, nullif(first_token_ms, -1), total_ms, engine_us"
+    " FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[],"
+    "  $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::int[],"
+    "  $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],"
+    "  $20::bigint[], $21::bigint[])"
+    "  AS r(id, tenant, usr, key, at, accepted, endpoint, task, model, adapter, tier, outcome,"
+    "  attempts, prompt, cached, completion, money, queue_ms, first_token_ms, total_ms, engine_us)"
+    " ON CONFLICT (request_id) DO NOTHING"
+    " RETURNING tenant_id, user_id, key_id, model, at, money,"
+    "  prompt_tokens + completion_tokens AS tokens),"
+    " counted AS ("
+    " INSERT INTO quota_used AS q (tenant_id, scope, day, requests, tokens, money)"
+    " SELECT tenant_id, s.scope, (at AT TIME ZONE 'UTC')::date, count(*), sum(tokens), sum(f.money)"
+    " FROM fresh f, LATERAL (VALUES ('t'), ('u:' || user_id), ('k:' || key_id), ('m:' || model))"
+    "  AS s(scope)"
+    " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    " ON CONFLICT (tenant_id, scope, day) DO UPDATE SET requests = q.requests + excluded.requests,"
+    "  tokens = q.tokens + excluded.tokens, money = q.money + excluded.money)"
+    " SELECT count(*) FROM fresh";
+
+#define N_COLUMNS 21
+
+static void put_text_element(buf *b, const char *s) {
+    buf_puts(b, "\"");
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\')
+            buf_puts(b, "\\");
+        buf_put(b, s, 1);
+    }
+    buf_puts(b, "\"");
+}
+
+static void put_int_element(buf *b, int64_t v) { buf_printf(b, "%" PRId64, v); }
+
+static void put_row(buf columns[N_COLUMNS], const usage_row *r) {
+    const char *const text[] = {
+        r->id,        r->meta.tenant,   r->meta.user, r->meta.key,   NULL,
+        NULL,         r->meta.endpoint, r->meta.task, r->meta.model, r->meta.adapter,
+        r->meta.tier, r->outcome};
+    const int64_t numbers[] = {r->attempts, r->prompt,         r->cached,   r->completion, r->money,
+                               r->queue_ms, r->first_token_ms, r->total_ms, r->engine_us};
+    for (int i = 0; i < N_COLUMNS; i++) {
+        buf *b = &columns[i];
+        buf_puts(b, b->len ? "," : "{");
+        if (i == 4)
+            put_int_element(b, r->at_ms);
+        else if (i == 5)
+            put_int_element(b, r->meta.accepted_ms);
+        else if (i < 12)
+            put_text_element(b, text[i]);
+        else
+            put_int_element(b, numbers[i - 12]);
+    }
+}
+
+// By id, so that two that insert the same rows take their locks in the same order.
+static int by_id(const void *a, const void *b) {
+    const usage_row *x = *(const usage_row *const *)a, *y = *(const usage_row *const *)b;
+    return strcmp(x->id, y->id);
+}
+
+int usage_insert(pg *p, const usage_row *const *rows, int n, int *fresh, err *e) {
+    buf columns[N_COLUMNS] = {{0}};
+    const char *params[N_COLUMNS];
+    const usage_row *sorted[USAGE_BATCH];
+    pg_result *result = NULL;
+    n = n < USAGE_BATCH ? n : USAGE_BATCH;
+    memcpy(sorted, rows, (size_t)n * sizeof *rows);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_id);
+    for (int i = 0; i < n; i++)
+        put_row(columns, sorted[i]);
+    for (int i = 0; i < N_COLUMNS; i++) {
+        buf_puts(&columns[i], n ? "}" : "{}");
+        params[i] = columns[i].data;
+    }
+    int rc = pg_query(p, insert_sql, N_COLUMNS, params, &result, e);
+    if (!rc) {
+        *fresh = (int)pg_int(result, 0, 0);
+        pg_result_free(result);
+    }
+    for (int i = 0; i < N_COLUMNS; i++)
+        buf_release(&columns[i]);
+    return rc;
+}
