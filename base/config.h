@@ -1,7 +1,7 @@
-// Configuration: one table row per key (base/config.c) drives parsing, --help,
-// deploy/tiergate.example.ini and docs/config.md. Files are INI (inih); later --set
-// section.key=value wins over TIERGATE_SECTION_KEY over the file. Secrets are never values here:
-// keys name files that hold them.
+// Configuration: one table row per key (base/config_table.c) drives parsing, --help,
+// deploy/tiergate.example.ini and docs/config.md. Files are INI (inih); --set section.key=value
+// wins over TIERGATE_SECTION_KEY in the environment, that over the file. Secrets are never values
+// here: keys name files that hold them.
 #ifndef BASE_CONFIG_H
 #define BASE_CONFIG_H
 #include <stdbool.h>
@@ -35,13 +35,14 @@ typedef struct config {
     char log_level[8];
     // [gateway]
     config_listen listen, admin_listen, ops_listen;
-    char tls_cert[CONFIG_TEXT],
-        tls_key[CONFIG_TEXT];    // empty: a private CA and certificate are made in data_dir/tls
+    char tls_cert[CONFIG_TEXT]; // empty: a private CA and certificate are made in data_dir/tls
+    char tls_key[CONFIG_TEXT];
     char tls_names[CONFIG_TEXT]; // names and addresses of the made certificate, comma-separated
     bool plain_http;             // no TLS on listen; for loopback or behind a proxy
     int64_t reactors, pool_threads;
-    int64_t body_bytes, head_bytes, head_ms, json_depth, max_messages, max_choices, max_connections,
-        stream_buffer_bytes;
+    int64_t body_bytes, head_bytes, head_ms;
+    int64_t json_depth, max_messages, max_choices;
+    int64_t max_connections, stream_buffer_bytes;
     int64_t default_max_tokens; // granted when a request names none
     int64_t request_ms;         // deadline of a request that names none
     int64_t queue_per_tenant, queue_per_tier;
@@ -62,8 +63,9 @@ typedef struct config {
 
 // One --set argument list: n entries of "section.key=value" ("model.NAME.path=/x.gguf").
 // Starts from the defaults; path NULL: no file. Unknown sections and keys, bad values and missing
-// requirements are ERR_INVALID with param "section.key" and a message with file and line. Warns of
-// nothing in silence.
+// requirements are ERR_INVALID with param "section.key" and a message with file and line. Nothing
+// is passed over in silence, but variables named TIERGATE_* that are no keys (orchestrators set
+// such).
 int config_load(config *c, const char *path, const char *const *sets, int n_sets, err *e);
 // Reads the file again and takes over the keys whose row says they may change at run time;
 // *n_changed counts them, names of keys that changed but need a restart are appended to
@@ -72,8 +74,8 @@ int config_reload(config *c, const char *path, const char *const *sets, int n_se
                   buf *needs_restart, err *e);
 const config_model *config_find_model(const config *c, const char *name); // NULL: none
 void config_help(buf *out);                                               // for --help
-void config_dump(const config *c,
-                 buf *out);     // the effective values as INI that config_load reads back
+// The values in force, as a file that config_load reads back.
+void config_dump(const config *c, buf *out);
 void config_sample(buf *out);   // the commented sample file
 void config_markdown(buf *out); // docs/config.md
 

@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include "base/err.h"
 
-typedef struct pg
-    pg; // one connection, one thread at a time; reconnects at the next call after a loss
+// One connection, one thread at a time; reconnects at the next call after a loss.
+typedef struct pg pg;
 typedef struct pg_result pg_result; // text format
 
 int pg_check_url(const char *url, err *e); // can libpq read it? ERR_INVALID

@@ -20,12 +20,12 @@ typedef enum redis_kind {
     REDIS_ARRAY,
     REDIS_ERROR
 } redis_kind;
-typedef struct redis_value
-    redis_value; // borrowed from its reply; opaque so that hiredis stays inside base
+// Borrowed from its reply; opaque so that hiredis stays inside base.
+typedef struct redis_value redis_value;
 redis_kind redis_value_kind(const redis_value *v); // NULL: REDIS_ERROR (connection lost)
 int64_t redis_value_int(const redis_value *v);     // also parses a decimal string; 0 otherwise
-const char *redis_value_str(const redis_value *v,
-                            size_t *n);       // string, status or error text; NULL otherwise
+// String, status or error text; NULL otherwise. n may be NULL.
+const char *redis_value_str(const redis_value *v, size_t *n);
 size_t redis_value_len(const redis_value *v); // elements of an array, else 0
 const redis_value *redis_value_at(const redis_value *v, size_t i);
 bool redis_value_is(const redis_value *v, const char *text); // a string or status equal to text
@@ -43,8 +43,8 @@ int redis_call(redis *r, int argc, const char *const *argv, const size_t *argv_l
                redis_reply_box **out, err *e);
 const redis_value *redis_reply_value(const redis_reply_box *b);
 void redis_reply_free(redis_reply_box *b);
-int redis_append(redis *r, int argc, const char *const *argv, const size_t *argv_len,
-                 err *e); // pipeline; then:
+// A pipeline: append each, then get one reply for each.
+int redis_append(redis *r, int argc, const char *const *argv, const size_t *argv_len, err *e);
 int redis_get_reply(redis *r, redis_reply_box **out, err *e);
 
 // ---- on a loop, owned by the loop's thread. Reconnects by itself with back-off (50 ms to 1 s).

@@ -1,6 +1,7 @@
-// Private servers for tests. Owns the children and their directory; a child gets PR_SET_PDEATHSIG,
-// so it dies with the test even when that is killed. PostgreSQL refuses root: as root it runs under
-// the account postgres.
+// Private servers for tests. Owns the children and their directory. A keeper process reads from a
+// pipe of the test: when that ends, however the test died, it stops what still runs (also a server
+// that was stopped) and removes the directory. PostgreSQL refuses root: as root it runs under the
+// account postgres.
 #include "tests/support/servers.h"
 #include <dirent.h>
 #include <errno.h>
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -24,7 +24,8 @@
 #define START_MS 60000 // a loaded machine is slow
 
 static char root_dir[64]; // holds everything; "" until needed
-static pid_t root_owner;
+static pid_t root_owner, keeper;
+static int keeper_fd = -1; // closed by the end of the test, of whatever kind
 static test_server redis_server, postgres_server;
 
 _Noreturn static void give_up(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -49,12 +50,60 @@ static int remove_one(const char *path, const struct stat *s, int kind, struct F
     return remove(path);
 }
 
+// What runs now; told to the keeper at each change.
+typedef struct running {
+    pid_t redis, postgres;
+} running;
+
+static void tell_keeper(void) {
+    running now = {redis_server.pid, postgres_server.pid};
+    if (keeper_fd >= 0 && write(keeper_fd, &now, sizeof now) != sizeof now)
+        give_up("the keeper of the servers is gone");
+}
+
+static void end_process(pid_t pid, int signal) {
+    if (pid <= 0 || kill(pid, signal))
+        return;
+    kill(pid, SIGCONT);
+    for (int waited = 0; waited < 5000 && kill(pid, 0) == 0; waited += 10)
+        pause_ms(10);
+    kill(pid, SIGKILL);
+}
+
+// The keeper's life: listens until the test is gone, then tidies up.
+_Noreturn static void keep(int fd) {
+    running now = {0}, next;
+    setsid();
+    int null = open("/dev/null", O_RDWR);
+    for (int i = 0; i < 3; i++) // a runner waits for the end of the test's output
+        dup2(null, i);
+    while (read(fd, &next, sizeof next) == sizeof next)
+        now = next;
+    end_process(now.redis, SIGKILL);
+    end_process(now.postgres, SIGQUIT); // immediate shutdown: takes its children along
+    nftw(root_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    _exit(0);
+}
+
+static void start_keeper(void) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) || (keeper = fork()) < 0)
+        give_up("cannot start a keeper: %s", strerror(errno));
+    if (keeper == 0) {
+        close(ends[1]);
+        keep(ends[0]);
+    }
+    close(ends[0]);
+    keeper_fd = ends[1];
+}
+
 static void stop_all(void) {
     if (getpid() != root_owner)
         return; // a child of the test that called exit()
     test_server_kill(&redis_server, SIGKILL);
-    test_server_kill(&postgres_server, SIGQUIT); // immediate shutdown: takes its children along
-    nftw(root_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    test_server_kill(&postgres_server, SIGQUIT);
+    close(keeper_fd);
+    waitpid(keeper, NULL, 0); // it removes the directory
 }
 
 const char *test_dir(void) {
@@ -64,6 +113,7 @@ const char *test_dir(void) {
     if (!mkdtemp(root_dir))
         give_up("cannot make %s: %s", root_dir, strerror(errno));
     root_owner = getpid();
+    start_keeper();
     atexit(stop_all);
     return root_dir;
 }
@@ -102,9 +152,8 @@ static void become_postgres(void) {
         _exit(126);
 }
 
-// Starts argv with its output in DIR/NAME.log; it dies with the test.
+// Starts argv with its output in a log file.
 static pid_t start(char *const argv[], const char *log, bool as_postgres) {
-    pid_t parent = getpid();
     pid_t pid = fork();
     if (pid < 0)
         give_up("cannot fork: %s", strerror(errno));
@@ -116,9 +165,6 @@ static pid_t start(char *const argv[], const char *log, bool as_postgres) {
     setsid();
     if (as_postgres)
         become_postgres();
-    prctl(PR_SET_PDEATHSIG, as_postgres ? SIGQUIT : SIGKILL); // after setuid, which clears it
-    if (getppid() != parent)
-        _exit(127);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -209,6 +255,7 @@ static void start_redis(void) {
                     root_dir,
                     NULL};
     redis_server.pid = start(argv, log, false);
+    tell_keeper();
     wait_until(redis_is_ready, &redis_server, log);
 }
 
@@ -262,6 +309,7 @@ static void start_postgres(void) {
                     "max_connections=60",
                     NULL};
     postgres_server.pid = start(argv, log, true);
+    tell_keeper();
     wait_until(postgres_is_ready, &postgres_server, log);
 }
 
@@ -291,6 +339,7 @@ void test_server_kill(const test_server *s, int signal) {
     kill(mine->pid, SIGCONT);
     waitpid(mine->pid, NULL, 0);
     mine->pid = -1; // known, not running
+    tell_keeper();
 }
 
 void test_server_start(const test_server *s) {
