@@ -12,3 +12,6 @@ docs-config: $(B)/tools/config_docs ## write the sample configuration and docs/c
 docs-config-check: $(B)/tools/config_docs ## fail when those two are stale
 	@$< sample | cmp - deploy/tiergate.example.ini
 	@$< markdown | cmp - docs/config.md
+
+FUZZ_ROOM_config := base
+FUZZ_FLAGS_config := -max_len=4096
