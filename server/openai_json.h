@@ -6,7 +6,7 @@
 #include <jansson.h>
 #include "base/err.h"
 
-#define OPENAI_JSON_DEPTH 256 // the most that max_depth may say
+#define OPENAI_JSON_DEPTH 1024 // the most that max_depth may say
 
 // p[0..n) must hold one JSON object. ERR_INVALID tells what is wrong and at which byte; param is
 // the path of the value (messages[2].content) when it is known. The caller frees *out with

@@ -24,7 +24,6 @@ typedef enum openai_kind {
 struct openai_limits { // of the configuration, as of the request's start
     size_t body_bytes;
     int json_depth, max_messages, max_choices; // max_choices <= JOB_CHOICES
-    int64_t request_ms;                        // the most a deadline may be
 };
 
 typedef struct openai_prompt { // text or token ids
