@@ -1,0 +1,93 @@
+// Choices of a run: making them from a job, taking tokens in, deciding their end. Owner: the step
+// thread.
+#include "worker/run.h"
+#include <stdlib.h>
+#include <string.h>
+
+static void token_append(choice *c, int32_t id) {
+    if (c->n == c->cap) {
+        c->cap = c->cap + c->cap / 2 + 256;
+        c->tokens = realloc(c->tokens, (size_t)c->cap * sizeof *c->tokens);
+        if (!c->tokens)
+            fatal("no memory for %d tokens", c->cap);
+    }
+    c->tokens[c->n++] = id;
+}
+
+static void choice_init(run *r, int i, const model *m) {
+    choice *c = &r->choices[i];
+    buf said = {0}; // by an earlier attempt
+    c->cap = r->j.n_prompt + r->j.so_far[i].n + 256;
+    c->tokens = malloc((size_t)c->cap * sizeof *c->tokens);
+    if (!c->tokens)
+        fatal("no memory for a prompt of %d tokens", r->j.n_prompt);
+    memcpy(c->tokens, r->j.prompt, (size_t)r->j.n_prompt * sizeof *c->tokens);
+    c->n = r->j.n_prompt;
+    c->done = r->j.so_far[i].finished;
+    r->n_live += !c->done;
+    text_init(&c->text, model_tokenizer(m), r->j.stops, r->j.n_stops);
+    for (int k = 0; k < r->j.so_far[i].n; k++) {
+        token_append(c, r->j.so_far[i].ids[k]);
+        text_add(&c->text, r->j.so_far[i].ids[k], &said);
+    }
+    buf_release(&said);
+}
+
+run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, const model *m) {
+    run *r = calloc(1, sizeof *r);
+    if (!r)
+        fatal("no memory for a run");
+    r->a = *a;
+    arena_init(a);
+    r->j = *j;
+    r->number = number;
+    r->lane = c->lane;
+    r->weight = c->weight;
+    for (int i = 0; i < j->n_choices; i++)
+        choice_init(r, i, m);
+    return r;
+}
+
+void choice_end(run *r, choice *c, engine *g) {
+    engine_seq_free(g, c->seq);
+    c->seq = NULL;
+    c->fed = 0;
+    if (!c->done)
+        r->n_live--;
+    c->done = true;
+}
+
+void run_free(run *r, engine *g) {
+    for (int i = 0; i < r->j.n_choices; i++) {
+        engine_seq_free(g, r->choices[i].seq);
+        text_release(&r->choices[i].text);
+        free(r->choices[i].tokens);
+    }
+    arena_release(&r->a);
+    free(r);
+}
+
+int choice_made(const run *r, const choice *c) { return c->n - r->j.n_prompt; }
+
+static bool ends_answer(const run *r, const model *m, int32_t id) {
+    if (r->j.ignore_end)
+        return false;
+    return r->j.fim ? model_is_end(m, id) : tokenizer_is_end(model_tokenizer(m), id);
+}
+
+void choice_take(run *r, choice *c, const engine_sampled *s, const model *m, int max_context,
+                 reply_frame *f, buf *text) {
+    f->from = choice_made(r, c);
+    token_append(c, s->id);
+    if (ends_answer(r, m, s->id)) {
+        f->finish = FINISH_STOP;
+        text_flush(&c->text, text);
+    } else if (text_add(&c->text, s->id, text)) {
+        f->finish = FINISH_STOP;
+    } else if (choice_made(r, c) >= r->j.max_tokens || c->n >= max_context) {
+        f->finish = FINISH_LENGTH;
+        text_flush(&c->text, text);
+    }
+    if (f->finish != FINISH_NONE)
+        f->flags |= REPLY_LAST;
+}

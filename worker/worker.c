@@ -1,0 +1,481 @@
+// The worker role: opens model, engine and Redis, then the step loop: notes from other threads,
+// claim, step, send. Owns the list of runs. This is the step thread; listener and keeper are its
+// helpers. It knows nothing of tenants' quotas and writes nothing durable.
+#include "worker/worker.h"
+#include <jansson.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metric.h"
+#include "base/ops.h"
+#include "base/redis.h"
+#include "base/secret.h"
+#include "router/queue.h"
+#include "worker/inbox.h"
+#include "worker/keeper.h"
+#include "worker/listen.h"
+#include "worker/outbox.h"
+#include "worker/step.h"
+
+enum {
+    REDIS_MS = 2000,  // a Redis that does not answer for so long is lost
+    CLAIM_MS = 1000,  // asked again without a bell
+    RETRY_MS = 200,   // after a lost connection
+    KEEP_MS = 4000,   // unsent replies are given up after (their gateways have noticed by then)
+    DRAIN_MS = 30000, // what is active may end after the first SIGTERM
+    CLAIM_MOST = 64,
+    CHARGES = 256,
+};
+
+typedef struct worker {
+    const config *c;
+    const config_model *conf;
+    uint64_t id; // incarnation
+    model *m;
+    engine *g;
+    secret_ring cluster;
+    redis *r;        // NULL: to be connected again
+    int64_t lost_ms; // since when; 0: connected
+    inbox *in;
+    listener *ears;
+    keeper *keep;
+    outbox *out;
+    stepper step;
+    run *runs, **last; // in order of arrival
+    uint64_t n_runs;   // numbers given
+    int64_t claim_ms;  // when the next claim is due
+    queue_charge charges[CHARGES];
+    char charge_tenants[CHARGES][ID_UUID_TEXT];
+    int n_charges;
+    keeper_run *kept; // scratch, [kept_cap]
+    int kept_cap;
+    atomic_bool ready; // Redis answers
+    metric *m_steps, *m_tokens, *m_claims, *m_active, *m_waiting, *m_kv_free, *m_step_s;
+} worker;
+
+// ---- the list of runs
+
+static void runs_add(worker *w, run *r) {
+    *w->last = r;
+    w->last = &r->next;
+}
+
+// Removes and frees the runs that match.
+static int runs_drop(worker *w, bool (*match)(const run *r, const void *what), const void *what) {
+    int n = 0;
+    run **at = &w->runs;
+    while (*at) {
+        run *r = *at;
+        if (match(r, what)) {
+            *at = r->next;
+            run_free(r, w->g);
+            n++;
+        } else {
+            at = &r->next;
+        }
+    }
+    w->last = at;
+    return n;
+}
+
+static bool is_over(const run *r, const void *what) {
+    (void)what;
+    return r->n_live == 0;
+}
+
+static bool is_of_gateway(const run *r, const void *gateway) {
+    return r->j.gateway == *(const uint64_t *)gateway;
+}
+
+static bool is_cancelled(const run *r, const void *what) {
+    const note *n = what;
+    return !strcmp(r->j.id, n->id) && r->j.attempt == n->attempt &&
+           (!n->run || r->number == n->run);
+}
+
+static void drop_gateway(void *ctx, uint64_t gateway) {
+    worker *w = ctx;
+    int n = runs_drop(w, is_of_gateway, &gateway);
+    if (n)
+        log_event(LOG_WARN, "worker.gateway_gone", "{s:i}", "runs_dropped", n);
+}
+
+// A run none of whose choices ever came into the engine: another worker may have it.
+static bool is_unbegun(const run *r, const void *what) {
+    (void)what;
+    for (int i = 0; i < r->j.n_choices; i++)
+        if (r->choices[i].seq)
+            return false;
+    return choice_made(r, &r->choices[0]) == r->j.so_far[0].n && !r->prefilled;
+}
+
+static int count_waiting(const worker *w) {
+    int n = 0;
+    for (const run *r = w->runs; r; r = r->next)
+        n += is_unbegun(r, NULL);
+    return n;
+}
+
+// ---- Redis
+
+// The connection, made again at most every RETRY_MS; NULL while there is none.
+static redis *connection(worker *w) {
+    err e = {0};
+    if (w->r || clock_mono_ms() < w->claim_ms)
+        return w->r;
+    if (redis_connect(w->c->redis_address, REDIS_MS, &w->r, &e)) {
+        w->r = NULL;
+        w->claim_ms = clock_mono_ms() + RETRY_MS;
+    } else {
+        w->lost_ms = 0;
+        atomic_store(&w->ready, true);
+    }
+    return w->r;
+}
+
+static void connection_lost(worker *w, const err *e) {
+    if (!w->lost_ms)
+        log_event(LOG_ERROR, "worker.redis_lost", "{s:s}", "reason", e->message);
+    redis_close(w->r);
+    w->r = NULL;
+    atomic_store(&w->ready, false);
+    w->lost_ms = w->lost_ms ? w->lost_ms : clock_mono_ms();
+    w->claim_ms = clock_mono_ms() + RETRY_MS;
+}
+
+static void send_all(worker *w) {
+    err e = {0};
+    redis *r = connection(w);
+    if (r && outbox_send(w->out, r, drop_gateway, w, &e))
+        connection_lost(w, &e);
+    if (!w->r && w->lost_ms && clock_mono_ms() - w->lost_ms > KEEP_MS)
+        outbox_drop(w->out);
+}
+
+// ---- claiming
+
+// Service is charged with the next claim; a tenant's tokens of a lane add up.
+static void charge(void *ctx, const run *r, int n) {
+    worker *w = ctx;
+    double amount = n / (r->weight > 0 ? r->weight : 1);
+    for (int i = 0; i < w->n_charges; i++)
+        if (w->charges[i].lane == r->lane && !strcmp(w->charge_tenants[i], r->j.tenant)) {
+            w->charges[i].amount += amount;
+            return;
+        }
+    if (w->n_charges == CHARGES)
+        return; // more tenants than slots x lanes within a second: the rest goes uncharged
+    memcpy(w->charge_tenants[w->n_charges], r->j.tenant, ID_UUID_TEXT);
+    w->charges[w->n_charges] = (queue_charge){
+        .lane = r->lane, .tenant = w->charge_tenants[w->n_charges], .amount = amount};
+    w->n_charges++;
+}
+
+static void refuse(worker *w, const queue_claimed *c, const job *j, const char *why) {
+    log_event(LOG_WARN, "worker.refused", "{s:s,s:i,s:s}", "request", c->id, "attempt", c->attempt,
+              "reason", why);
+    if (j) // its gateway is known only from the job
+        outbox_add(w->out, j->gateway, c->id, c->attempt, ++w->n_runs, 0)->flags = REPLY_REFUSED;
+}
+
+// Fetches, opens and checks a claimed job; the run joins the list and its CLAIM frame the outbox.
+static int take_job(worker *w, const queue_claimed *c, err *e) {
+    buf sealed = {0};
+    arena a;
+    job j = {0};
+    int found, rc = -1;
+    arena_init(&a);
+    if (queue_take_payload(w->r, w->conf->tier, c->id, c->attempt, &sealed, &found, e))
+        goto done;
+    rc = 0;
+    err why = {0};
+    if (!found) {
+        refuse(w, c, NULL, "its payload is gone");
+    } else if (job_open(sealed.data, sealed.len, c->id, c->attempt, &w->cluster, &a, &j, &why)) {
+        refuse(w, c, NULL, why.message);
+    } else if (strcmp(j.model, w->conf->name) || *j.adapter ||
+               j.n_prompt >= engine_max_context(w->g)) {
+        refuse(w, c, &j, "this worker does not serve it");
+    } else {
+        run *r = run_new(&a, &j, ++w->n_runs, c, w->m);
+        r->last_ms = clock_mono_ms();
+        runs_add(w, r);
+        reply_frame *f = outbox_add(w->out, j.gateway, j.id, j.attempt, r->number, 0);
+        f->flags = REPLY_CLAIM;
+        f->queue_ms = (int)c->waited_ms;
+    }
+done:
+    arena_release(&a);
+    buf_release(&sealed);
+    return rc;
+}
+
+static bool runs_third_attempt(const worker *w) {
+    for (const run *r = w->runs; r; r = r->next)
+        if (r->lane == LANE_LAST)
+            return true;
+    return false;
+}
+
+// Free slots + 1, so that the next one is at hand when a slot frees; nothing else waits here.
+static int room(const worker *w) {
+    int n = w->step.slots - stepper_used(w->runs) + 1 - count_waiting(w);
+    return n < 0 ? 0 : n > CLAIM_MOST ? CLAIM_MOST : n;
+}
+
+static void claim(worker *w) {
+    queue_claimed got[CLAIM_MOST];
+    int max = room(w), n, thrown;
+    int rooms[N_LANES] = {max, max, max, !runs_third_attempt(w)};
+    err e = {0};
+    redis *r = connection(w);
+    if (!r)
+        return;
+    if (queue_claim(r, w->conf->tier, max, rooms, w->charges, w->n_charges, got, &n, &thrown, &e)) {
+        connection_lost(w, &e);
+        return;
+    }
+    w->n_charges = 0;
+    metric_add(w->m_claims, n);
+    for (int i = 0; i < n; i++)
+        if (take_job(w, &got[i], &e)) {
+            connection_lost(w,
+                            &e); // what was popped and not taken: its gateway notices the silence
+            return;
+        }
+    bool more = n == max && max > 0;
+    w->claim_ms = clock_mono_ms() + (more || (thrown && !n) ? 0 : CLAIM_MS);
+    if (n)
+        send_all(w); // CLAIM frames leave at once
+}
+
+// ---- the loop
+
+static void read_notes(worker *w) {
+    note n;
+    while (inbox_take(w->in, &n)) {
+        if (n.kind == NOTE_GATEWAY_GONE)
+            drop_gateway(w, n.gateway);
+        else if (runs_drop(w, is_cancelled, &n))
+            log_event(LOG_DEBUG, "worker.cancelled", "{s:s}", "request", n.id);
+    }
+    if (inbox_rang(w->in))
+        w->claim_ms = w->r ? 0 : w->claim_ms;
+}
+
+static void tell_keeper(worker *w) {
+    int n = 0;
+    for (const run *r = w->runs; r; r = r->next)
+        n++;
+    if (n > w->kept_cap) {
+        w->kept_cap = n + 16;
+        w->kept = realloc(w->kept, (size_t)w->kept_cap * sizeof *w->kept);
+        if (!w->kept)
+            fatal("no memory for %d runs", n);
+    }
+    n = 0;
+    for (const run *r = w->runs; r; r = r->next) {
+        keeper_run *k = &w->kept[n++];
+        *k = (keeper_run){.attempt = r->j.attempt,
+                          .run = r->number,
+                          .gateway = r->j.gateway,
+                          .last_ms = r->last_ms};
+        memcpy(k->id, r->j.id, sizeof k->id);
+    }
+    keeper_note(w->keep, w->kept, n);
+}
+
+static void measure(worker *w) {
+    metric_set(w->m_active, stepper_used(w->runs));
+    metric_set(w->m_waiting, count_waiting(w));
+    metric_set(w->m_kv_free, engine_kv_tokens_free(w->g));
+}
+
+static int step(worker *w, err *e) {
+    int64_t begun = clock_mono_us(), made = w->step.n_made;
+    tell_keeper(w);
+    if (stepper_step(&w->step, w->runs, w->out, charge, w, e))
+        return -1;
+    metric_add(w->m_steps, 1);
+    metric_add(w->m_tokens, w->step.n_made - made);
+    metric_observe(w->m_step_s, (double)(clock_mono_us() - begun) * 1e-6);
+    runs_drop(w, is_over, NULL);
+    send_all(w);
+    measure(w);
+    return 0;
+}
+
+// What nobody began goes back at once; its gateway offers it to another worker.
+static void give_back_unbegun(worker *w) {
+    for (const run *r = w->runs; r; r = r->next)
+        if (is_unbegun(r, NULL))
+            outbox_add(w->out, r->j.gateway, r->j.id, r->j.attempt, r->number, 0)->flags =
+                REPLY_REFUSED;
+    runs_drop(w, is_unbegun, NULL);
+    send_all(w);
+}
+
+static int serve(worker *w, err *e) {
+    int64_t drain_until = 0;
+    for (;;) {
+        int stops = inbox_stops(w->in);
+        int64_t now = clock_mono_ms();
+        read_notes(w);
+        if (stops && !drain_until) {
+            log_event(LOG_INFO, "worker.draining", NULL);
+            drain_until = now + DRAIN_MS;
+            give_back_unbegun(w);
+        }
+        if (drain_until && (!w->runs || stops > 1 || now > drain_until))
+            return 0;
+        if (!drain_until && now >= w->claim_ms)
+            claim(w);
+        if (w->runs) {
+            if (step(w, e))
+                return -1;
+            continue;
+        }
+        tell_keeper(w);
+        send_all(w);
+        measure(w);
+        int64_t wait = w->claim_ms - clock_mono_ms();
+        inbox_wait(w->in, wait < 0 ? 0 : wait > CLAIM_MS ? CLAIM_MS : (int)wait);
+    }
+}
+
+// ---- start and end
+
+static void load_progress(void *ctx, double fraction) {
+    int *last = ctx, percent = (int)(fraction * 100);
+    if (percent / 10 != *last / 10)
+        log_event(LOG_INFO, "worker.loading", "{s:i}", "percent", percent);
+    *last = percent;
+}
+
+static int open_engine(worker *w, err *e) {
+    int percent = 0, own;
+    if (model_open(w->conf->path, w->conf->template_name, &w->m, e))
+        return -1;
+    own = model_get_shape(w->m)->context;
+    int64_t most = w->c->max_context > 0 ? w->c->max_context : own;
+    if (w->conf->max_context > 0 && w->conf->max_context < most)
+        most = w->conf->max_context;
+    engine_config ec = {
+        .backend = w->c->cpu,
+        .n_threads = (int)w->c->threads,
+        .max_seqs = (int)w->c->slots,
+        .max_context = most < own ? (int)most : own,
+        .max_rows = (int)(w->c->step_tokens > w->c->slots ? w->c->step_tokens : w->c->slots),
+        .kv_bytes = (size_t)w->c->kv_bytes,
+        .progress = load_progress,
+        .progress_ctx = &percent,
+    };
+    return engine_open(w->m, &ec, &w->g, e);
+}
+
+static void open_metrics(worker *w) {
+    static const double bounds[] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5};
+    w->m_steps = metric_counter("tiergate_worker_steps_total", "", "Passes of the engine.");
+    w->m_tokens = metric_counter("tiergate_worker_tokens_total", "", "Tokens sampled.");
+    w->m_claims = metric_counter("tiergate_worker_claims_total", "", "Jobs claimed.");
+    w->m_active = metric_gauge("tiergate_worker_sequences", "", "Sequences in the engine.");
+    w->m_waiting = metric_gauge("tiergate_worker_waiting", "", "Claimed jobs that have not begun.");
+    w->m_kv_free =
+        metric_gauge("tiergate_worker_kv_free_tokens", "", "Positions free in the KV cache.");
+    w->m_step_s = metric_histogram("tiergate_worker_step_seconds", "", "Time of a pass.", bounds,
+                                   sizeof bounds / sizeof *bounds);
+}
+
+static int open_all(worker *w, err *e) {
+    char dir[CONFIG_TEXT + 16];
+    snprintf(dir, sizeof dir, "%s/secrets", w->c->data_dir);
+    if (secret_ring_load(dir, "cluster", false, &w->cluster, e))
+        return -1;
+    if (redis_connect(w->c->redis_address, REDIS_MS, &w->r, e) || queue_prepare(w->r, e))
+        return -1;
+    return open_engine(w, e);
+}
+
+static void tell_ready(const worker *w, int fd, const ops *o) {
+    char id[17], url[128], *text;
+    snprintf(id, sizeof id, "%016llx", (unsigned long long)w->id);
+    snprintf(url, sizeof url, "http://%s:%u", w->c->worker_ops_listen.host, ops_port(o));
+    log_event(LOG_INFO, "worker.ready", "{s:s,s:s,s:s,s:s}", "worker", id, "model", w->conf->name,
+              "backend", engine_backend(w->g), "tier", w->conf->tier);
+    if (fd < 0)
+        return;
+    json_t *ready = json_pack("{s:s,s:s,s:s,s:s}", "worker", id, "model", w->conf->name, "backend",
+                              engine_backend(w->g), "ops_url", url);
+    text = json_dumps(ready, JSON_COMPACT);
+    dprintf(fd, "%s\n", text);
+    free(text);
+    json_decref(ready);
+    close(fd);
+}
+
+static void close_all(worker *w) {
+    while (w->runs) {
+        run *r = w->runs;
+        w->runs = r->next;
+        run_free(r, w->g);
+    }
+    if (w->g) {
+        stepper_release(&w->step);
+        engine_close(w->g);
+    }
+    model_close(w->m);
+    redis_close(w->r);
+    free(w->kept);
+    secret_wipe(&w->cluster, sizeof w->cluster);
+}
+
+// Not ready while Redis is away: its jobs wait for other workers.
+static const char *not_ready(void *ctx) {
+    const worker *w = ctx;
+    return atomic_load(&w->ready) ? NULL : "Redis does not answer";
+}
+
+static void run_threads(worker *w, ops *o, int ready_fd, err *e, int *rc) {
+    w->in = inbox_new();
+    w->out = outbox_new(w->id);
+    w->ears = listener_start(w->c->redis_address, w->conf->tier, w->id, w->in);
+    w->keep = keeper_start(w->c->redis_address, w->id, w->in);
+    atomic_store(&w->ready, true);
+    tell_ready(w, ready_fd, o);
+    *rc = serve(w, e);
+    atomic_store(&w->ready, false);
+    keeper_stop(w->keep);
+    listener_stop(w->ears);
+    outbox_free(w->out);
+    inbox_free(w->in);
+}
+
+int worker_run(const config *c, const char *model_name, int ready_fd, err *e) {
+    worker w = {.c = c, .conf = config_find_model(c, model_name), .id = id_random_u64()};
+    ops *o = NULL;
+    sigset_t set;
+    if (!w.conf)
+        return err_set(e, ERR_INVALID, "model", "no [model %s] is configured", model_name);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL); // the listener reads them
+    signal(SIGPIPE, SIG_IGN);
+    w.last = &w.runs;
+    open_metrics(&w);
+    int rc = open_all(&w, e) || ops_start(&c->worker_ops_listen, not_ready, &w, &o, e) ? -1 : 0;
+    if (!rc) {
+        stepper_init(&w.step, w.g, w.m, (int)c->slots, (int)c->step_tokens);
+        run_threads(&w, o, ready_fd, e, &rc);
+        log_event(LOG_INFO, "worker.stopped", NULL);
+    }
+    ops_stop(o);
+    close_all(&w);
+    return rc;
+}
