@@ -3,7 +3,8 @@ CONFIG_DOCS := deploy/tiergate.example.ini docs/config.md
 
 $(B)/tools/config_docs: tools/config_docs.c $(B)/lib/base.a
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $^ $(LDFLAGS) $(LDLIBS) -o $@
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LDFLAGS) $(filter %.a,$^) $(LDLIBS) -o $@
 
 .PHONY: docs-config docs-config-check
 docs-config: $(B)/tools/config_docs ## write the sample configuration and docs/config.md from the table
