@@ -1,0 +1,204 @@
+// What reaches a running gateway from outside its listeners: signals and revoked keys. Main thread
+// (its own loop with a signalfd), but for gateway_key_revoked. SIGTERM and SIGINT drain and end; a
+// second one ends at once; SIGHUP reloads configuration and certificate.
+#include "server/gateway_internal.h"
+#include "base/log.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define DRAIN_MS 30000
+#define FLUSH_POLL_MS 20
+
+// ---- revoked keys
+
+typedef struct revoked {
+    seat *seat;
+    char key[ID_UUID_TEXT];
+} revoked;
+
+static void cancel_key(void *ctx) {
+    revoked *r = ctx;
+    if (!r->seat->is_stopping)
+        router_cancel_key(r->seat->router, r->key);
+    free(r);
+}
+
+void gateway_key_revoked(void *ctx, const char *key_id) {
+    gateway *g = ctx;
+    pthread_mutex_lock(&g->mutex);
+    for (int i = 0; i < g->n_seats; i++) {
+        revoked *r = calloc(1, sizeof *r);
+        if (!r)
+            fatal("out of memory while a key is revoked");
+        r->seat = g->seats[i];
+        strncpy(r->key, key_id, sizeof r->key - 1);
+        loop_post(r->seat->loop, cancel_key, r);
+    }
+    pthread_mutex_unlock(&g->mutex);
+}
+
+// ---- the end
+
+static void stop_now(void *ctx) {
+    gateway *g = ctx;
+    loop_stop(g->loop);
+}
+
+// No router has a request any more; the last bytes may still be on their way.
+static void check_flushed(void *ctx) {
+    gateway *g = ctx;
+    if (g->n_undrained == 0 && http_open_exchanges(g->api) == 0)
+        loop_stop(g->loop);
+}
+
+static void one_drained(void *ctx) {
+    gateway *g = ctx;
+    g->n_undrained--;
+}
+
+static void on_drained(void *ctx) { // the seat's thread
+    gateway *g = ctx;
+    loop_post(g->loop, one_drained, g);
+}
+
+static void start_drain(void *ctx) { // the seat's thread
+    gateway_drain *d = ctx;
+    router_drain(d->seat->router, on_drained, d->g);
+}
+
+static void begin_drain(gateway *g) {
+    g->is_draining = true;
+    log_event(LOG_INFO, "gateway.drain", "{s:i}", "open", http_open_exchanges(g->api));
+    http_stop_accepting(g->api);
+    for (int i = 0; i < g->n_seats; i++) {
+        g->drains[i] = (gateway_drain){g, g->seats[i]};
+        g->n_undrained++;
+        loop_post(g->seats[i]->loop, start_drain, &g->drains[i]);
+    }
+    loop_timer_add(g->loop, FLUSH_POLL_MS, true, check_flushed, g);
+    loop_timer_add(g->loop, DRAIN_MS, false, stop_now, g);
+}
+
+// ---- reload
+
+// All reactors stand while the configuration changes, so that they read it without locks.
+typedef struct standstill {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    int n_standing;
+    bool is_over;
+} standstill;
+
+static void stand(void *ctx) {
+    standstill *s = ctx;
+    pthread_mutex_lock(&s->mutex);
+    s->n_standing++;
+    pthread_cond_broadcast(&s->changed);
+    while (!s->is_over)
+        pthread_cond_wait(&s->changed, &s->mutex);
+    s->n_standing--;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static int reload_config(gateway *g, int *n_changed, buf *needs_restart, err *e) {
+    standstill s = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    for (int i = 0; i < g->n_seats; i++)
+        loop_post(g->seats[i]->loop, stand, &s);
+    pthread_mutex_lock(&s.mutex);
+    while (s.n_standing < g->n_seats)
+        pthread_cond_wait(&s.changed, &s.mutex);
+    int rc = config_reload(g->c, g->config_path, g->sets, g->n_sets, n_changed, needs_restart, e);
+    for (int i = 0; i < g->n_seats; i++)
+        g->seats[i]->limits = gateway_limits(g->c);
+    s.is_over = true;
+    pthread_cond_broadcast(&s.changed);
+    while (s.n_standing > 0)
+        pthread_cond_wait(&s.changed, &s.mutex);
+    pthread_mutex_unlock(&s.mutex);
+    return rc;
+}
+
+static void apply_log_level(const config *c) {
+    static const char *const names[] = {"debug", "info", "warn", "error"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(c->log_level, names[i]) == 0)
+            log_set_level((log_level)i);
+}
+
+// A made certificate is renewed when it is due; a configured one is read again from its files.
+static void reload_cert(gateway *g) {
+    tls_cert_paths before = g->cert;
+    err e = {0};
+    bool failed = gateway_find_cert(g, &e) != 0;
+    bool moved = strcmp(before.cert, g->cert.cert) != 0 || strcmp(before.key, g->cert.key) != 0;
+    if (moved) { // listeners know the paths they were started with
+        log_event(LOG_WARN, "gateway.needs_restart", "{s:s}", "keys",
+                  "gateway.tls_cert, gateway.tls_key");
+        g->cert = before;
+    }
+    failed = failed || (!g->c->plain_http && http_reload_tls(g->api, &e)) ||
+             http_reload_tls(g->admin, &e);
+    if (failed)
+        log_event(LOG_ERROR, "gateway.certificate_kept", "{s:s}", "message", e.message);
+}
+
+static void reload(gateway *g) {
+    buf needs_restart = {0};
+    int n_changed = 0;
+    err e = {0};
+    if (reload_config(g, &n_changed, &needs_restart, &e)) {
+        log_event(LOG_ERROR, "gateway.reload_failed", "{s:s}", "message", e.message);
+    } else {
+        apply_log_level(g->c);
+        log_event(LOG_INFO, "gateway.reloaded", "{s:i,s:s}", "changed", n_changed, "needs_restart",
+                  needs_restart.len ? needs_restart.data : "");
+        reload_cert(g);
+    }
+    buf_release(&needs_restart);
+}
+
+// ---- signals
+
+static const int watched[] = {SIGTERM, SIGINT, SIGHUP};
+
+static sigset_t watched_set(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof watched / sizeof *watched; i++)
+        sigaddset(&set, watched[i]);
+    return set;
+}
+
+void gateway_block_signals(void) {
+    sigset_t set = watched_set();
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static void on_signal(void *ctx, uint32_t events) {
+    (void)events;
+    gateway *g = ctx;
+    struct signalfd_siginfo info;
+    while (read(g->signal_fd, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGHUP)
+            reload(g);
+        else if (g->is_draining)
+            loop_stop(g->loop);
+        else
+            begin_drain(g);
+    }
+}
+
+int gateway_watch_signals(gateway *g, err *e) {
+    sigset_t set = watched_set();
+    g->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (g->signal_fd < 0 || !loop_io_add(g->loop, g->signal_fd, EPOLLIN, on_signal, g))
+        return err_set(e, ERR_IO, NULL, "cannot watch signals: %s", strerror(errno));
+    return 0;
+}
