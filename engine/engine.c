@@ -113,11 +113,11 @@ int engine_open(const model *m, const engine_config *c, engine **out, err *e) {
     g->s = model_get_shape(m);
     g->c = *c;
     if (check_config(g, e) || ops_open(c->backend, c->n_threads, &g->o, e) || open_kv(g, e) ||
-        weights_load(m, g->o, c->progress, c->progress_ctx, &g->w, e) ||
-        graph_open(m, g->w, g->kv, g->o, c->max_rows, c->max_seqs, &g->graph, e)) {
+        weights_load(m, g->o, c->progress, c->progress_ctx, &g->w, e)) {
         engine_close(g);
         return -1;
     }
+    g->graph = graph_open(m, g->w, g->kv, g->o, c->max_rows, c->max_seqs);
     g->sampler = sampler_open(g->o, g->s->n_vocab);
     open_memory(g);
     *out = g;

@@ -33,8 +33,8 @@ static float *new_rows(int n_rows, int width) {
     return p;
 }
 
-int graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int max_rows,
-               int extra_hidden, graph **out, err *e) {
+graph *graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int max_rows,
+                  int extra_hidden) {
     const model_shape *s = model_get_shape(m);
     graph *g = calloc(1, sizeof *g);
     if (!g)
@@ -46,10 +46,7 @@ int graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int 
     g->q_width = s->n_heads * s->head_dim;
     g->qkv_width = g->q_width + 2 * s->n_kv_heads * s->head_dim;
     g->inv_freq = new_rows(1, s->head_dim);
-    if (rope_frequencies(s, model_gguf(m), g->inv_freq, &g->attn_scale, e)) {
-        graph_close(g);
-        return -1;
-    }
+    rope_frequencies(s, model_gguf(m), g->inv_freq, &g->attn_scale);
     g->x = new_rows(max_rows, s->dim);
     g->norm = new_rows(max_rows + extra_hidden, s->dim);
     g->qkv = new_rows(max_rows, g->qkv_width);
@@ -57,8 +54,7 @@ int graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int 
     g->out = new_rows(max_rows, s->dim);
     g->gate_up = new_rows(max_rows, 2 * s->intermediate);
     g->act = new_rows(max_rows, s->intermediate);
-    *out = g;
-    return 0;
+    return g;
 }
 
 void graph_close(graph *g) {

@@ -25,8 +25,8 @@ typedef struct graph_batch {
 
 // Borrows all four; takes the memory for max_rows rows, and extra_hidden rows more behind the
 // hidden states for the caller's use.
-int graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int max_rows,
-               int extra_hidden, graph **out, err *e);
+graph *graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int max_rows,
+                  int extra_hidden);
 void graph_close(graph *g);
 // Writes the KV of all rows and returns hidden[n_keep, dim], the kept rows after the final norm;
 // valid until the next call. The caller may put extra_hidden rows behind them.

@@ -3,16 +3,14 @@
 // Llama 3.1's scaling as in Hugging Face transformers, modeling_rope_utils.
 #ifndef ENGINE_ROPE_H
 #define ENGINE_ROPE_H
-#include "base/err.h"
 #include "model/gguf.h"
 #include "model/model.h"
 
-#define ROPE_MAX_HEAD_DIM 512
+#define ROPE_MAX_HEAD_DIM 256 // as model_open has it
 
-// inv_freq[head_dim / 2]; *attn_scale multiplies sine and cosine (YaRN), 1 otherwise. The file's
-// tensor rope_freqs.weight divides the frequencies and then stands for Llama 3's formula; g may be
-// NULL: no such tensor. ERR_UNSUPPORTED or ERR_FORMAT says what is wrong.
-int rope_frequencies(const model_shape *s, const gguf *g, float *inv_freq, float *attn_scale,
-                     err *e);
+// inv_freq[head_dim / 2]; *attn_scale multiplies sine and cosine (YaRN), 1 otherwise. Shape and
+// file are as model_open checked them. The file's tensor rope_freqs.weight divides the frequencies
+// and then stands for Llama 3's formula; g may be NULL: no such tensor.
+void rope_frequencies(const model_shape *s, const gguf *g, float *inv_freq, float *attn_scale);
 
 #endif
