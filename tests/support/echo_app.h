@@ -26,14 +26,14 @@ typedef struct echo_job {
     bool is_stream, is_flood;
 } echo_job;
 
-static void echo_end(echo_job *j) {
+static inline void echo_end(echo_job *j) {
     if (j->timer)
         loop_timer_remove(reactor_loop(exchange_reactor(j->x)), j->timer);
     atomic_fetch_add(&echo_seen.ended, 1);
     free(j);
 }
 
-static void echo_gone(void *ctx) {
+static inline void echo_gone(void *ctx) {
     echo_job *j = ctx;
     atomic_store(&echo_seen.last_gone_ms, clock_mono_ms());
     atomic_fetch_add(&echo_seen.gone, 1);
@@ -42,7 +42,7 @@ static void echo_gone(void *ctx) {
     exchange_abandon(x);
 }
 
-static void echo_event(echo_job *j) {
+static inline void echo_event(echo_job *j) {
     buf b = {0};
     buf_puts(&b, "data: ");
     memset(buf_extend(&b, (size_t)j->bytes), 'x', (size_t)j->bytes);
@@ -51,7 +51,7 @@ static void echo_event(echo_job *j) {
     buf_release(&b);
 }
 
-static void echo_finish(echo_job *j) {
+static inline void echo_finish(echo_job *j) {
     exchange *x = j->x;
     bool is_stream = j->is_stream;
     echo_end(j);
@@ -61,7 +61,7 @@ static void echo_finish(echo_job *j) {
         exchange_reply(x, 200, "text/plain", "later", 5);
 }
 
-static void echo_taken(void *ctx, uint64_t mark) {
+static inline void echo_taken(void *ctx, uint64_t mark) {
     echo_job *j = ctx;
     atomic_store(&echo_seen.last_mark, (long long)mark);
     atomic_fetch_add(&echo_seen.taken, 1);
@@ -70,7 +70,7 @@ static void echo_taken(void *ctx, uint64_t mark) {
             echo_event(j);
 }
 
-static void echo_step(void *ctx) {
+static inline void echo_step(void *ctx) {
     echo_job *j = ctx;
     if (j->is_stream && j->left > 0) {
         echo_event(j);
@@ -82,12 +82,12 @@ static void echo_step(void *ctx) {
     echo_finish(j);
 }
 
-static int echo_number(const exchange *x, const char *name, int otherwise) {
+static inline int echo_number(const exchange *x, const char *name, int otherwise) {
     const char *v = exchange_query(x, name);
     return v ? atoi(v) : otherwise;
 }
 
-static void echo_wait(exchange *x, bool is_stream) {
+static inline void echo_wait(exchange *x, bool is_stream) {
     static const exchange_events events = {.taken = echo_taken, .gone = echo_gone};
     echo_job *j = calloc(1, sizeof *j);
     *j = (echo_job){.x = x, .is_stream = is_stream, .left = echo_number(x, "n", 3)};
@@ -107,7 +107,7 @@ static void echo_wait(exchange *x, bool is_stream) {
     }
 }
 
-static void echo_info(exchange *x) {
+static inline void echo_info(exchange *x) {
     buf b = {0};
     size_t n;
     exchange_body(x, &n);
@@ -120,7 +120,7 @@ static void echo_info(exchange *x) {
     buf_release(&b);
 }
 
-static void echo_big(exchange *x) {
+static inline void echo_big(exchange *x) {
     size_t n = (size_t)echo_number(x, "bytes", 1000);
     char *p = malloc(n + 1);
     memset(p, 'b', n);
@@ -128,7 +128,7 @@ static void echo_big(exchange *x) {
     free(p);
 }
 
-static void echo_on_head(exchange *x) {
+static inline void echo_on_head(exchange *x) {
     atomic_fetch_add(&echo_seen.heads, 1);
     if (strcmp(exchange_path(x), "/early") == 0)
         exchange_reply(x, 401, "application/json", "{\"early\":true}", 14);
@@ -136,7 +136,7 @@ static void echo_on_head(exchange *x) {
         exchange_abandon(x);
 }
 
-static void echo_on_request(exchange *x) {
+static inline void echo_on_request(exchange *x) {
     const char *path = exchange_path(x);
     size_t n;
     const char *body = exchange_body(x, &n);
@@ -157,14 +157,14 @@ static void echo_on_request(exchange *x) {
         echo_info(x);
 }
 
-static void echo_error_body(int status, const err *e, buf *out) {
+static inline void echo_error_body(int status, const err *e, buf *out) {
     buf_printf(out, "{\"error\":{\"message\":");
     buf_put_json(out, e->message, strlen(e->message));
     buf_printf(out, ",\"type\":\"invalid_request_error\",\"param\":\"%s\",\"code\":%d}}", e->param,
                status);
 }
 
-static http_options echo_options(void) {
+static inline http_options echo_options(void) {
     return (http_options){.listen = {.host = "127.0.0.1"},
                           .n_reactors = 1,
                           .max_connections = 64,

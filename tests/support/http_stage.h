@@ -15,7 +15,7 @@ typedef struct http_stage {
     bool is_tls;
 } http_stage;
 
-static SSL_CTX *stage_client(const char *ca) {
+static inline SSL_CTX *stage_client(const char *ca) {
     SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
     SSL_CTX_load_verify_locations(ctx, ca, NULL);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
@@ -23,7 +23,7 @@ static SSL_CTX *stage_client(const char *ca) {
     return ctx;
 }
 
-static void stage_open(http_stage *s, http_options o, bool is_tls) {
+static inline void stage_open(http_stage *s, http_options o, bool is_tls) {
     err e = {0};
     *s = (http_stage){.is_tls = is_tls};
     strcpy(s->dir, "/tmp/http_test.XXXXXX");
@@ -43,7 +43,7 @@ static void stage_open(http_stage *s, http_options o, bool is_tls) {
     atomic_store(&echo_seen.heads, 0);
 }
 
-static void stage_close(http_stage *s) {
+static inline void stage_close(http_stage *s) {
     char file[600];
     http_stop(s->server);
     SSL_CTX_free(s->client);
@@ -55,7 +55,7 @@ static void stage_close(http_stage *s) {
     rmdir(s->dir);
 }
 
-static wire stage_wire(http_stage *s) {
+static inline wire stage_wire(http_stage *s) {
     wire w;
     if (wire_connect(&w, s->port, s->client, 0))
         fatal("stage: cannot connect");
@@ -63,14 +63,14 @@ static wire stage_wire(http_stage *s) {
 }
 
 // Waits until *count is at least n; false after the limit.
-__attribute__((unused)) static bool stage_wait(atomic_int *count, int n) {
+static inline bool stage_wait(atomic_int *count, int n) {
     for (int64_t end = clock_mono_ms() + WIRE_WAIT_MS; clock_mono_ms() < end; clock_sleep_ms(1))
         if (atomic_load(count) >= n)
             return true;
     return false;
 }
 
-__attribute__((unused)) static bool stage_wait_quiet(http_stage *s) {
+static inline bool stage_wait_quiet(http_stage *s) {
     for (int64_t end = clock_mono_ms() + WIRE_WAIT_MS; clock_mono_ms() < end; clock_sleep_ms(1))
         if (http_open_exchanges(s->server) == 0)
             return true;

@@ -26,7 +26,7 @@ typedef struct wire {
 } wire;
 
 // receive_bytes > 0: SO_RCVBUF, for slow readers.
-static int wire_connect(wire *w, uint16_t port, SSL_CTX *tls, int receive_bytes) {
+static inline int wire_connect(wire *w, uint16_t port, SSL_CTX *tls, int receive_bytes) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
     struct timeval limit = {.tv_sec = WIRE_WAIT_MS / 1000};
     *w = (wire){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
@@ -45,7 +45,7 @@ static int wire_connect(wire *w, uint16_t port, SSL_CTX *tls, int receive_bytes)
     return SSL_connect(w->ssl) == 1 ? 0 : -1;
 }
 
-static void wire_close(wire *w) {
+static inline void wire_close(wire *w) {
     SSL_free(w->ssl);
     if (w->fd >= 0)
         close(w->fd);
@@ -53,13 +53,13 @@ static void wire_close(wire *w) {
     *w = (wire){.fd = -1};
 }
 
-__attribute__((unused)) static void wire_reset(wire *w) {
+static inline void wire_reset(wire *w) {
     struct linger hard = {.l_onoff = 1};
     setsockopt(w->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
     wire_close(w);
 }
 
-static int wire_send(wire *w, const void *p, size_t n) {
+static inline int wire_send(wire *w, const void *p, size_t n) {
     const char *at = p;
     while (n > 0) {
         ssize_t k = w->ssl ? SSL_write(w->ssl, at, (int)n) : send(w->fd, at, n, MSG_NOSIGNAL);
@@ -71,10 +71,10 @@ static int wire_send(wire *w, const void *p, size_t n) {
     return 0;
 }
 
-static int wire_puts(wire *w, const char *s) { return wire_send(w, s, strlen(s)); }
+static inline int wire_puts(wire *w, const char *s) { return wire_send(w, s, strlen(s)); }
 
 // Reads once. false: the end (or the time limit, then `ended` stays false).
-static bool wire_more(wire *w) {
+static inline bool wire_more(wire *w) {
     char p[16384];
     if (w->ended)
         return false;
@@ -93,7 +93,7 @@ static bool wire_more(wire *w) {
 }
 
 // Until text stands in what was read. NULL: it did not come.
-static const char *wire_until(wire *w, const char *text) {
+static inline const char *wire_until(wire *w, const char *text) {
     for (;;) {
         const char *at = w->in.len ? memmem(w->in.data, w->in.len, text, strlen(text)) : NULL;
         if (at || !wire_more(w))
@@ -102,7 +102,7 @@ static const char *wire_until(wire *w, const char *text) {
 }
 
 // Until the server closes. false: it did not within the limit.
-__attribute__((unused)) static bool wire_to_end(wire *w) {
+static inline bool wire_to_end(wire *w) {
     while (wire_more(w))
         ;
     return w->ended;
@@ -110,7 +110,7 @@ __attribute__((unused)) static bool wire_to_end(wire *w) {
 
 // Reads one answer with Content-Length or chunks and takes it from `in`; status, or -1. body may be
 // NULL, else the decoded body is appended.
-static int wire_answer(wire *w, buf *body) {
+static inline int wire_answer(wire *w, buf *body) {
     const char *end = wire_until(w, "\r\n\r\n");
     if (!end)
         return -1;
