@@ -56,6 +56,16 @@ $(B)/tiergate: $(call libs,cli)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -Wl,-u,main -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
 
+.PHONY: run check
+run: ## install what is missing, build, get a small real model and start everything on this machine
+	@tools/install.sh run
+	@$(MAKE) --no-print-directory -j$$(nproc) build model-file
+	@exec $(B)/tiergate up --model smollm2-135m-instruct=$(TIERGATE_TEST_MODEL) $(UP)
+check: ## run every test (under 20 minutes on two cores)
+	@tools/install.sh check
+	@$(MAKE) --no-print-directory model-file vocab-file
+	@tools/check.sh
+
 .PHONY: build
 build: $(B)/tiergate ## build the binary (MODE=release|asan|tsan)
 
