@@ -43,8 +43,10 @@ typedef struct weight_source {
 typedef struct weight weight; // packed by a backend; opaque
 typedef enum kv_type { KV_F32, KV_F16, KV_BF16 } kv_type;
 
-// Paged KV of one layer: k and v are [n_pages][n_kv_heads][page_tokens][head_dim] of type. Owned by
-// the engine.
+// Paged KV of one layer, owned by the engine, which copies whole pages and never looks inside: v is
+// [n_pages][n_kv_heads][page_tokens][head_dim] of type, k is
+// [n_pages][n_kv_heads][head_dim][page_tokens] (keys stand as columns, so that sixteen of them are
+// one load). page_tokens is a multiple of 16, head_dim of 8.
 typedef struct kv_layer {
     void *k, *v;
     kv_type type;

@@ -1,6 +1,6 @@
 // Causal attention over the paged cache (online softmax: Milakov and Gimelshein 2018; tiles:
 // FlashAttention, Dao 2022). The query rows and heads that share a KV head form one tile, so K and
-// V are read and converted once for all of them. Keys go in blocks of 32 at fixed positions and in
+// V are read and converted once for all of them. Keys go in blocks of 64 at fixed positions and in
 // chunks of 512 that are summed apart and then merged in order: a row's bits depend on its own
 // position and keys only.
 #ifndef KERNELS_CPU_ATTENTION_V16_H
@@ -81,24 +81,21 @@ V16 v16 cache_load(const void *cache, kv_type type, size_t at, int n) {
     return type == KV_F16 ? v16_load_f16(p) : v16_load_bf16(p);
 }
 
-// Keys key .. key + n - 1: K transposed to kt, V to v. Columns of kt past n repeat the first key;
-// the scores are masked later.
+// Keys key .. key + n - 1 as floats, K to kt and V to v. kt's columns past n hold anything; the
+// scores there are masked later.
 V16 void load_keys_of(const tile *t, int key, int n, kv_type type) {
     const kv_layer *kv = t->it->args->kv;
-    size_t at[KEYS];
-    for (int i = 0; i < KEYS; i++)
-        at[i] = i < n ? cache_index(kv, t->it->span, t->it->kv_head, key + i) : at[0];
-    for (int half = 0; half < KEYS; half += 16)
-        for (int d = 0; d < t->dim; d += 16) {
-            v16 r[16];
-            for (int i = 0; i < 16; i++)
-                r[i] = cache_load(kv->k, type, at[half + i] + (size_t)d, lanes(t->dim - d));
-            v16_store_transposed(t->kt + (size_t)d * KEYS + half, KEYS, r);
-        }
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i += 16) {
+        size_t at = kv_key_index(kv, t->it->span, t->it->kv_head, key + i);
+        for (int d = 0; d < t->dim; d++, at += (size_t)kv->page_tokens)
+            v16_store(t->kt + (size_t)d * KEYS + i, cache_load(kv->k, type, at, 16));
+    }
+    for (int i = 0; i < n; i++) {
+        size_t at = kv_value_index(kv, t->it->span, t->it->kv_head, key + i);
         for (int d = 0; d < t->dim; d += 16)
             v16_store(t->v + (size_t)i * t->width + d,
-                      cache_load(kv->v, type, at[i] + (size_t)d, lanes(t->dim - d)));
+                      cache_load(kv->v, type, at + (size_t)d, lanes(t->dim - d)));
+    }
 }
 
 static void load_keys(const tile *t, int key, int n) {
@@ -119,16 +116,14 @@ static void load_keys(const tile *t, int key, int n) {
 // its position.
 static void soften(const tile *t, int i, int visible) {
     float *s = t->s + (size_t)i * KEYS, *value = t->chunk.value + (size_t)i * t->width;
-    v16 lo = v16_keep(v16_load(s), visible, -INFINITY),
-        hi = v16_keep(v16_load(s + 16), visible - 16, -INFINITY);
-    float before = t->chunk.largest[i], block = v16_largest(v16_max(lo, hi));
+    v16 x[KEYS / 16], top = v16_set1(-INFINITY);
+    for (int k = 0; k < KEYS / 16; k++) {
+        x[k] = v16_keep(v16_load(s + 16 * k), visible - 16 * k, -INFINITY);
+        top = v16_max(top, x[k]);
+    }
+    float before = t->chunk.largest[i], block = v16_largest(top);
     float largest = before > block ? before : block;
-    v16 m = v16_set1(largest);
-    lo = v16_exp(v16_sub(lo, m));
-    hi = v16_exp(v16_sub(hi, m));
-    v16_store(s, lo);
-    v16_store(s + 16, hi);
-    v16 total = v16_load(t->chunk.weight + i * 16);
+    v16 m = v16_set1(largest), total = v16_load(t->chunk.weight + i * 16);
     if (largest != before) {
         v16 shrink = v16_exp(v16_sub(v16_set1(before), m));
         total = v16_mul(total, shrink);
@@ -136,7 +131,12 @@ static void soften(const tile *t, int i, int visible) {
             v16_store(value + d, v16_mul(v16_load(value + d), shrink));
         t->chunk.largest[i] = largest;
     }
-    v16_store(t->chunk.weight + i * 16, v16_add(total, v16_add(lo, hi)));
+    for (int k = 0; k < KEYS / 16; k++) {
+        x[k] = v16_exp(v16_sub(x[k], m));
+        v16_store(s + 16 * k, x[k]);
+        total = v16_add(total, x[k]);
+    }
+    v16_store(t->chunk.weight + i * 16, total);
 }
 
 static void attend_block(const tile *t, int key, int n) {

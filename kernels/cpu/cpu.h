@@ -96,7 +96,7 @@ extern const cpu_isa cpu_isa_avx2, cpu_isa_avx512;
 
 enum {
     ATTENTION_QUERIES = 32,
-    ATTENTION_KEYS = 32
+    ATTENTION_KEYS = 64
 }; // most queries (rows x heads) of an item; keys of a block
 
 static inline size_t attention_width(int head_dim) { return (size_t)(head_dim + 15) / 16 * 16; }

@@ -23,7 +23,7 @@ V16 void madd_tile(const madd *m, int n, int columns) {
     UNROLL for (int i = 0; i < n * columns; i++) sum[i] = v16_set1(0);
     const float *a = m->a, *b = m->b;
     for (int k = 0; k < m->k; k++, a++, b += m->ldb) {
-        v16 v[V16_COLUMNS];
+        v16 v[V16_WIDE];
         UNROLL for (int j = 0; j < columns; j++) v[j] = v16_load(b + 16 * j);
         UNROLL for (int i = 0; i < n; i++) {
             v16 x = v16_set1(a[(size_t)i * m->lda]);
@@ -37,6 +37,7 @@ V16 void madd_tile(const madd *m, int n, int columns) {
     }
 }
 
+// The tiles by their rows; a tile with fewer rows can be wider.
 static void madd_1(const madd *m, int n) {
     switch (n) {
     case 1:
@@ -65,16 +66,16 @@ static void madd_1(const madd *m, int n) {
     }
 }
 
-static void madd_2(const madd *m, int n) {
+static void madd_more(const madd *m, int n) {
     switch (n) {
     case 1:
-        madd_tile(m, 1, V16_COLUMNS);
+        madd_tile(m, 1, V16_WIDE);
         break;
     case 2:
-        madd_tile(m, 2, V16_COLUMNS);
+        madd_tile(m, 2, V16_WIDE);
         break;
     case 3:
-        madd_tile(m, 3, V16_COLUMNS);
+        madd_tile(m, 3, V16_WIDE);
         break;
     case 4:
         madd_tile(m, 4, V16_COLUMNS);
@@ -101,9 +102,9 @@ static void madd_all(madd m, int n, int groups) {
         t.a += (size_t)i * m.lda;
         t.c += (size_t)i * m.ldc;
         int g = 0;
-        for (; g + V16_COLUMNS <= groups;
-             g += V16_COLUMNS, t.b += 16 * V16_COLUMNS, t.c += 16 * V16_COLUMNS)
-            madd_2(&t, rows);
+        int columns = rows <= V16_FEW ? V16_WIDE : V16_COLUMNS;
+        for (; g + columns <= groups; g += columns, t.b += 16 * columns, t.c += 16 * columns)
+            madd_more(&t, rows);
         for (; g < groups; g++, t.b += 16, t.c += 16)
             madd_1(&t, rows);
     }

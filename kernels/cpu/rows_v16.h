@@ -5,6 +5,7 @@
 #define KERNELS_CPU_ROWS_V16_H
 #include "kernels/cpu/cpu.h"
 #include "kernels/half.h"
+#include "kernels/kv_index.h"
 #include <math.h>
 
 // e^x, relative error under 2e-7 (tested); 0 below -87.3, saturates above 88.3. Cephes' reduction:
@@ -114,29 +115,19 @@ static void rotate(float *head, int half, bool interleaved, const float *sine,
     }
 }
 
-static size_t cache_index(const kv_layer *kv, const seq_span *s, int head, int position) {
-    size_t page = (size_t)s->pages[position / kv->page_tokens];
-    return ((page * (size_t)kv->n_kv_heads + (size_t)head) * (size_t)kv->page_tokens +
-            (size_t)(position % kv->page_tokens)) *
-           (size_t)kv->head_dim;
-}
-
-static void cache_store(void *cache, kv_type type, size_t at, const float *x, int n) {
-    if (type == KV_F32) {
-        memcpy((float *)cache + at, x, (size_t)n * sizeof *x);
-    } else if (type == KV_BF16) {
-        for (int i = 0; i < n; i++)
-            ((uint16_t *)cache)[at + (size_t)i] = f32_to_bf16(x[i]);
-    } else {
-        uint16_t *to = (uint16_t *)cache + at;
-        int i = 0;
-        for (; i + 16 <= n; i += 16)
-            v16_store_f16(to + i, v16_load(x + i));
-        uint16_t rest[16];
-        if (i < n) {
-            v16_store_f16(rest, v16_load_n(x + i, n - i));
-            memcpy(to + i, rest, (size_t)(n - i) * sizeof *rest);
-        }
+// n values to the cache, `stride` elements apart.
+static void cache_store(void *cache, kv_type type, size_t at, size_t stride, const float *x,
+                        int n) {
+    uint16_t half[16];
+    for (int i = 0; i < n; i += 16) {
+        int m = lanes(n - i);
+        if (type == KV_F16)
+            v16_store_f16(half, v16_load_n(x + i, m));
+        for (int j = 0; j < m; j++, at += stride)
+            if (type == KV_F32)
+                ((float *)cache)[at] = x[i + j];
+            else
+                ((uint16_t *)cache)[at] = type == KV_F16 ? half[j] : f32_to_bf16(x[i + j]);
     }
 }
 
@@ -154,9 +145,9 @@ static void rope_row(const rope_kv_args *a, const seq_span *s, int i) {
     }
     const float *k = row + a->n_heads * dim, *v = k + kv->n_kv_heads * dim;
     for (int h = 0; h < kv->n_kv_heads; h++) {
-        size_t at = cache_index(kv, s, h, position);
-        cache_store(kv->k, kv->type, at, k + h * dim, dim);
-        cache_store(kv->v, kv->type, at, v + h * dim, dim);
+        cache_store(kv->k, kv->type, kv_key_index(kv, s, h, position), (size_t)kv->page_tokens,
+                    k + h * dim, dim);
+        cache_store(kv->v, kv->type, kv_value_index(kv, s, h, position), 1, v + h * dim, dim);
     }
 }
 

@@ -8,7 +8,8 @@
 
 #define V16 static inline __attribute__((always_inline))
 
-enum { V16_QUERIES = 6, V16_COLUMNS = 1 }; // tile of v16_madd: registers for 6 x 1 sums
+// Tiles of madd_tile: most rows and their columns; of up to V16_FEW rows the columns are V16_WIDE.
+enum { V16_QUERIES = 6, V16_COLUMNS = 1, V16_FEW = 3, V16_WIDE = 2 };
 
 typedef struct v16 {
     __m256 a, b;
@@ -105,39 +106,6 @@ V16 v16 v16_load_bf16(const uint16_t *p) {
     __m256i y = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8)));
     return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(x, 16)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(y, 16))};
-}
-
-V16 void v16_transpose8(__m256 *r) {
-    __m256 t[8], u[8];
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4)
-        for (int j = 0; j < 2; j++) {
-            u[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0x44);
-            u[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0xee);
-        }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
-        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
-    }
-}
-// Writes the 16 x 16 matrix r, transposed, to rows `stride` floats apart.
-V16 void v16_store_transposed(float *p, int stride, const v16 *r) {
-    for (int i = 0; i < 2; i++) {
-        __m256 lo[8], hi[8];
-        for (int j = 0; j < 8; j++) {
-            lo[j] = r[i * 8 + j].a;
-            hi[j] = r[i * 8 + j].b;
-        }
-        v16_transpose8(lo);
-        v16_transpose8(hi);
-        for (int j = 0; j < 8; j++) {
-            _mm256_storeu_ps(p + j * stride + i * 8, lo[j]);
-            _mm256_storeu_ps(p + (j + 8) * stride + i * 8, hi[j]);
-        }
-    }
 }
 
 #endif

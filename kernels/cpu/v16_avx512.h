@@ -9,7 +9,8 @@
 
 #define V16 static inline __attribute__((always_inline))
 
-enum { V16_QUERIES = 8, V16_COLUMNS = 2 }; // tile of v16_madd: registers for 8 x 2 sums
+// Tiles of madd_tile: most rows and their columns; of up to V16_FEW rows the columns are V16_WIDE.
+enum { V16_QUERIES = 8, V16_COLUMNS = 2, V16_FEW = 3, V16_WIDE = 4 };
 
 typedef __m512 v16;
 typedef __m512i v16i;
@@ -77,33 +78,6 @@ V16 void v16_store_f16(uint16_t *p, v16 x) {
 V16 v16 v16_load_bf16(const uint16_t *p) {
     __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
-}
-
-// Writes the 16 x 16 matrix r, transposed, to rows `stride` floats apart.
-V16 void v16_store_transposed(float *p, int stride, const v16 *r) {
-    __m512 t[16], u[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            u[i + 2 * j] = _mm512_shuffle_ps(t[i + j], t[i + 2 + j], 0x44);
-            u[i + 2 * j + 1] = _mm512_shuffle_ps(t[i + j], t[i + 2 + j], 0xee);
-        }
-    for (int i = 0; i < 4;
-         i++) { // quarter q of u[i + 4 j] is column i + 4 q of rows 4 j .. 4 j + 3
-        t[i] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        _mm512_storeu_ps(p + i * stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88));
-        _mm512_storeu_ps(p + (i + 8) * stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd));
-        _mm512_storeu_ps(p + (i + 4) * stride, _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88));
-        _mm512_storeu_ps(p + (i + 12) * stride, _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd));
-    }
 }
 
 #endif

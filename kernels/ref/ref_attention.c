@@ -3,14 +3,8 @@
 // is accepted, because tests compare backends on the same cache.
 #include "kernels/ref/ref.h"
 #include "kernels/half.h"
+#include "kernels/kv_index.h"
 #include <math.h>
-
-static size_t cache_index(const kv_layer *kv, const seq_span *s, int head, int position) {
-    size_t page = (size_t)s->pages[position / kv->page_tokens];
-    return ((page * (size_t)kv->n_kv_heads + (size_t)head) * (size_t)kv->page_tokens +
-            (size_t)(position % kv->page_tokens)) *
-           (size_t)kv->head_dim;
-}
 
 static double cache_get(const void *cache, kv_type type, size_t i) {
     switch (type) {
@@ -56,9 +50,10 @@ static void rope_row(const rope_kv_args *a, const seq_span *s, int i) {
     const float *k = row + a->n_heads * dim, *v = k + kv->n_kv_heads * dim;
     for (int h = 0; h < kv->n_kv_heads; h++)
         for (int d = 0; d < dim; d++) {
-            size_t at = cache_index(kv, s, h, position) + (size_t)d;
-            cache_put(kv->k, kv->type, at, k[h * dim + d]);
-            cache_put(kv->v, kv->type, at, v[h * dim + d]);
+            size_t key = kv_key_index(kv, s, h, position),
+                   value = kv_value_index(kv, s, h, position);
+            cache_put(kv->k, kv->type, key + (size_t)(d * kv->page_tokens), k[h * dim + d]);
+            cache_put(kv->v, kv->type, value + (size_t)d, v[h * dim + d]);
         }
 }
 
@@ -71,10 +66,10 @@ void ref_rope_kv(ops *o, const rope_kv_args *a) {
 
 static double score(const attention_args *a, const seq_span *s, const float *q, int kv_head,
                     int key) {
-    size_t at = cache_index(a->kv, s, kv_head, key);
+    size_t at = kv_key_index(a->kv, s, kv_head, key);
     double sum = 0;
     for (int d = 0; d < a->kv->head_dim; d++)
-        sum += q[d] * cache_get(a->kv->k, a->kv->type, at + (size_t)d);
+        sum += q[d] * cache_get(a->kv->k, a->kv->type, at + (size_t)(d * a->kv->page_tokens));
     return sum / sqrt(a->kv->head_dim);
 }
 
@@ -92,7 +87,7 @@ static void attend(const attention_args *a, const seq_span *s, int i, int head) 
         largest = fmax(largest, score(a, s, q, kv_head, key));
     for (int key = 0; key < keys; key++) {
         double p = exp(score(a, s, q, kv_head, key) - largest);
-        size_t at = cache_index(kv, s, kv_head, key);
+        size_t at = kv_value_index(kv, s, kv_head, key);
         total += p;
         for (int d = 0; d < dim; d++)
             sum[d] += p * cache_get(kv->v, kv->type, at + (size_t)d);

@@ -13,7 +13,6 @@ typedef union shim {
     simde__m512i i;
     __m256 f8[2];
     __m256i i8[2];
-    __m128i i4[4];
     float lane[16];
 } shim;
 
@@ -84,14 +83,5 @@ static inline __m256 shim_extractf32x8_ps(simde__m512 x, int k) {
 }
 #undef _mm512_extractf32x8_ps
 #define _mm512_extractf32x8_ps(x, k) shim_extractf32x8_ps(x, k)
-
-static inline simde__m512 shim_shuffle_f32x4(simde__m512 x, simde__m512 y, int order) {
-    shim a = {.f = x}, b = {.f = y}, r;
-    for (int k = 0; k < 4; k++)
-        r.i4[k] = (k < 2 ? a : b).i4[order >> 2 * k & 3];
-    return r.f;
-}
-#undef _mm512_shuffle_f32x4
-#define _mm512_shuffle_f32x4(x, y, order) shim_shuffle_f32x4(x, y, order)
 
 #endif

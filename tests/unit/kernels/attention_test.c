@@ -2,6 +2,7 @@
 // batches whose pages are scrambled and whose unused positions hold NaN, so that a key read from
 // the wrong page or past the end shows.
 #include "tests/kernels/support.h"
+#include "kernels/kv_index.h"
 
 typedef struct scene { // a ragged batch and its cache
     kv_layer kv;
@@ -58,14 +59,10 @@ static void make_cache(scene *s) {
         for (int t = 0; t < p->first; t++)
             for (int h = 0; h < kv->n_kv_heads; h++)
                 for (int d = 0; d < kv->head_dim; d++) {
-                    size_t page = (size_t)p->pages[t / kv->page_tokens];
-                    size_t at =
-                        ((page * (size_t)kv->n_kv_heads + (size_t)h) * (size_t)kv->page_tokens +
-                         (size_t)(t % kv->page_tokens)) *
-                            (size_t)kv->head_dim +
-                        (size_t)d;
-                    cache_set(kv->k, kv->type, at, random_float(2));
-                    cache_set(kv->v, kv->type, at, random_float(2));
+                    size_t k = kv_key_index(kv, p, h, t) + (size_t)(d * kv->page_tokens);
+                    cache_set(kv->k, kv->type, k, random_float(2));
+                    cache_set(kv->v, kv->type, kv_value_index(kv, p, h, t) + (size_t)d,
+                              random_float(2));
                 }
     }
     free(order);
@@ -157,7 +154,7 @@ static void outcome_free(outcome *r) {
 static scene random_scene(int i) {
     static const int dims[] = {64, 128, 64, 128, 40, 72, 8, 256};
     scene s = new_scene(dims[i % 8], random_int(1, 3), i % 8 + 1, (kv_type)(i % 3),
-                        (int[]){16, 32, 7, 64}[random_int(0, 3)]);
+                        (int[]){16, 32, 48, 16}[random_int(0, 3)]);
     for (int n = random_int(1, 5); n > 0; n--)
         add_span(&s, random_int(0, 3) ? random_int(0, 90) : 0,
                  random_int(0, 1) ? 1 : random_int(1, 40));
@@ -327,17 +324,15 @@ static void angles_stay_exact_at_far_positions(void **state) {
         ops *o = open_backend(b, 1);
         if (!o)
             continue;
-        int32_t pages[1] = {0};
-        float k[64], v[64], qkv[3 * 64], want[3 * 64], inv_freq[32];
+        int32_t pages[131072 / 16] = {0}; // all the one page
+        float k[16 * 64], v[16 * 64], qkv[3 * 64], want[3 * 64], inv_freq[32];
         for (int i = 0; i < 32; i++)
             inv_freq[i] = powf(1e6f, -(float)i / 32);
         for (int position = 0; position < 131072; position += 7919) {
             for (int i = 0; i < 3 * 64; i++)
                 qkv[i] = want[i] = random_float(1);
-            kv_layer kv = {k, v, KV_F32, 1, 1, 131072, 64};
-            kv.k = k - position * 64; // position `position` of the one page is k[0]
-            kv.v = v - position * 64;
-            seq_span span = {0, 1, position, pages, 1};
+            kv_layer kv = {k, v, KV_F32, 1, 1, 16, 64};
+            seq_span span = {0, 1, position, pages, 131072 / 16};
             rope_kv_args a = {.qkv = qkv,
                               .stride = 192,
                               .n_heads = 1,

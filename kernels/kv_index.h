@@ -1,0 +1,23 @@
+// Where a position's key and value stand in the paged cache (kv_layer in ops.h); shared by ref/,
+// cpu/ and the tests.
+#ifndef KERNELS_KV_INDEX_H
+#define KERNELS_KV_INDEX_H
+#include "kernels/ops.h"
+
+static inline size_t kv_plane(const kv_layer *kv, const seq_span *s, int head, int position) {
+    size_t page = (size_t)s->pages[position / kv->page_tokens];
+    return (page * (size_t)kv->n_kv_heads + (size_t)head) *
+           (size_t)(kv->page_tokens * kv->head_dim);
+}
+
+// Index of dimension 0 of the key; dimension d is d * page_tokens further.
+static inline size_t kv_key_index(const kv_layer *kv, const seq_span *s, int head, int position) {
+    return kv_plane(kv, s, head, position) + (size_t)(position % kv->page_tokens);
+}
+
+// Index of dimension 0 of the value; dimension d is d further.
+static inline size_t kv_value_index(const kv_layer *kv, const seq_span *s, int head, int position) {
+    return kv_plane(kv, s, head, position) + (size_t)(position % kv->page_tokens * kv->head_dim);
+}
+
+#endif
