@@ -285,14 +285,18 @@ static void without_free_pages_a_step_changes_nothing(void **state) {
         step(f.g, &row, 1);
     }
     int64_t free_before = engine_kv_tokens_free(f.g);
-    engine_row row = {.seq = b, .tokens = ids, .n = 64, .sample = true};
-    assert_int_equal(engine_step(f.g, &row, 1, &r, &e), -1);
+    engine_seq *fits = new_seq(f.g, &p, ids, 64, 0);
+    engine_row rows[] = {{.seq = fits, .tokens = ids, .n = 1},
+                         {.seq = b, .tokens = ids, .n = 64, .sample = true}};
+    assert_int_equal(engine_step(f.g, rows, 2, &r, &e), -1);
     assert_int_equal(e.code, ERR_OVERLOADED);
     assert_int_equal(engine_kv_tokens_free(f.g), free_before);
     assert_int_equal(engine_seq_length(b), 0);
+    assert_int_equal(engine_seq_length(fits), 0);
     engine_seq_free(f.g, a);
-    step(f.g, &row, 1);
+    step(f.g, &rows[1], 1);
     assert_int_equal(engine_seq_length(b), 64);
+    engine_seq_free(f.g, fits);
     engine_seq_free(f.g, b);
     engine_seq_free(f.g, last);
     assert_int_equal(engine_kv_tokens_free(f.g), total);
@@ -321,31 +325,42 @@ static void poison_token_7(fixture *f, engine_config c) {
     buf_release(&f->bytes);
 }
 
+// Token 2 is wanted unless what the failed steps counted stays counted: then 9 is.
+static sampling_params counting_params(void) {
+    sampling_params p = greedy_params(-1);
+    p.frequency_penalty = 1;
+    p.n_bias = 2;
+    p.bias[0] = (logit_bias){.id = 2, .bias = 60};
+    p.bias[1] = (logit_bias){.id = 9, .bias = 50};
+    return p;
+}
+
 static void logits_that_are_not_finite_name_the_row_and_change_nothing(void **state) {
     fixture f = {0};
     err e = {0};
     const engine_result *r;
     const int32_t good[] = {1, 2, 3}, bad[] = {1, 7};
-    sampling_params p = lively_params();
-    if (!ops_supported(*state))
+    sampling_params p = counting_params();
+    if (!ops_supported(*state)) {
+        printf("skip: this processor has no %s\n", (const char *)*state);
         skip();
+    }
     poison_token_7(&f, config_of(*state, 2));
     engine_seq *a = new_seq(f.g, &p, good, 1, 0), *b = new_seq(f.g, &p, bad, 1, 0);
     int64_t free_before = engine_kv_tokens_free(f.g);
     engine_row rows[] = {{.seq = a, .tokens = good, .n = 3, .sample = true},
                          {.seq = b, .tokens = bad, .n = 2, .sample = true}};
-    assert_int_equal(engine_step(f.g, rows, 2, &r, &e), -1);
-    assert_int_equal(e.code, ERR_INTERNAL);
-    assert_string_equal(e.param, "rows[1]");
-    assert_int_equal(engine_kv_tokens_free(f.g), free_before);
-    assert_int_equal(engine_seq_length(a), 0);
-    int32_t after = step(f.g, rows, 1)->sampled[0].id;
+    for (int i = 0; i < 30; i++) {
+        assert_int_equal(engine_step(f.g, rows, 2, &r, &e), -1);
+        assert_int_equal(e.code, ERR_INTERNAL);
+        assert_string_equal(e.param, "rows[1]");
+        assert_int_equal(engine_kv_tokens_free(f.g), free_before);
+        assert_int_equal(engine_seq_length(a), 0);
+    }
+    assert_int_equal(step(f.g, rows, 1)->sampled[0].id, 2);
+    assert_int_equal(engine_seq_length(a), 3);
     engine_seq_free(f.g, a);
     engine_seq_free(f.g, b);
-    a = new_seq(f.g, &p, good, 1, 0);
-    rows[0].seq = a;
-    assert_int_equal(step(f.g, rows, 1)->sampled[0].id, after); // counts were taken back too
-    engine_seq_free(f.g, a);
     close_fixture(&f);
 }
 
