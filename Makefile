@@ -91,13 +91,15 @@ unit-%: ## build and run one room's unit tests: make unit-base
 	@$(MAKE) --no-print-directory $(filter $(B)/unit/$*/%,$(UNIT_BIN))
 	@tools/run_tests.sh $(filter $(B)/unit/$*/%,$(UNIT_BIN))
 
-.PHONY: format format-check layers clean help
+.PHONY: format format-check layers docs-check clean help
 format: ## rewrite sources with clang-format 14
 	clang-format-14 -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 format-check:
 	clang-format-14 --dry-run -Werror $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 layers: ## fail when an include breaks the room table
 	python3 tools/layers.py
+docs-check: ## hold the pages to the code: paths, functions and links exist
+	@python3 tools/docs_check.py
 clean:
 	rm -rf build
 help:

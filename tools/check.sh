@@ -33,7 +33,7 @@ make="make --no-print-directory -j2"
 step layers $make layers
 step format $make format-check
 step build $make build
-step docs $make docs-config-check
+step docs $make docs-check docs-config-check
 step unit $make unit
 step unit-asan $make MODE=asan unit
 step fuzz-smoke $make fuzz-smoke

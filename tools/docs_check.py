@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Holds docs/*.md and README.md to the code: every `path` in backticks that looks like a file of the tree exists, every
+`name()` is defined somewhere in it, and every relative link leads to a file. Prints "N passed, N failed, N skipped"."""
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\n")
+SOURCES = [f for f in FILES if f.endswith((".c", ".h", ".lua", ".py"))]
+CODE = "\n".join((ROOT / f).read_text(errors="replace") for f in SOURCES if (ROOT / f).exists())
+DEFINED = set(re.findall(r"\b([a-z_][a-z0-9_]*)\(", CODE))
+ROOMS = {f.split("/")[0] for f in FILES if "/" in f}
+
+
+def claims(text):
+    """Yields (kind, what) for everything the page claims about the tree."""
+    for span in re.findall(r"`([^`\n]+)`", text):
+        if re.fullmatch(r"[a-z_0-9]+\(\)", span):
+            yield "function", span[:-2]
+        elif re.fullmatch(r"[A-Za-z_0-9.\-]+(/[A-Za-z_0-9.\-]*)+", span) and span.split("/")[0] in ROOMS:
+            yield "path", span
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in link:
+            yield "link", link
+
+
+def holds(kind, what, page):
+    if kind == "function":
+        return what in DEFINED
+    if kind == "link":
+        return (page.parent / what).exists()
+    return any(f == what or f.startswith(what.rstrip("/") + "/") for f in FILES)
+
+
+def main():
+    passed = failed = 0
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for kind, what in claims(page.read_text()):
+            if holds(kind, what, page):
+                passed += 1
+            else:
+                failed += 1
+                print(f"{page.relative_to(ROOT)}: {kind} `{what}` does not exist")
+    print(f"{passed} passed, {failed} failed, 0 skipped")
+    return failed > 0
+
+
+sys.exit(main())
