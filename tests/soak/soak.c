@@ -19,6 +19,7 @@
 #define OPENS_A_TICK 40
 #define REPORT_MS 10000
 #define LAST_REQUESTS 20
+#define MOST_HOLD_MS 60000 // below the server's idle time
 
 typedef struct options {
     const char *url, *key, *ca, *model;
@@ -103,10 +104,27 @@ static void fill_up(void *ctx) {
     }
 }
 
+static int keep_session(SSL *ssl, SSL_SESSION *session) {
+    soak *s = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    SSL_SESSION_free(s->session);
+    s->session = session;
+    return 1;
+}
+
+static void keep_sessions(soak *s) {
+    if (!s->target.tls)
+        return;
+    SSL_CTX_set_app_data(s->target.tls, s);
+    SSL_CTX_set_session_cache_mode(s->target.tls,
+                                   SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(s->target.tls, keep_session);
+}
+
 static void report(void *ctx) {
     const soak *s = ctx;
-    fprintf(stderr, "soak: %d open, %ld answered, %ld refused, %ld broken;", s->counts.open,
-            s->counts.answers, s->counts.refused, s->counts.broken);
+    fprintf(stderr, "soak: %d open (most %d), %ld answered, %ld refused, %ld broken;",
+            s->counts.open, s->counts.most_open, s->counts.answers, s->counts.refused,
+            s->counts.broken);
     for (int i = 0; i < N_ACTS; i++)
         fprintf(stderr, " %s %ld", peer_act_name((soak_act)i), s->counts.done[i]);
     fprintf(stderr, "\n");
@@ -121,7 +139,10 @@ static void end_loop(void *ctx) {
 // Its sockets end with the process of the clients, all at once: one more thing the server must
 // bear.
 static int run_clients(soak *s, int seconds) {
+    keep_sessions(s);
+    s->hold_ms = seconds * 500 < MOST_HOLD_MS ? seconds * 500 : MOST_HOLD_MS;
     s->loop = loop_new();
+    s->full_ms = loop_now_ms(s->loop) + s->hold_ms;
     loop_timer_add(s->loop, TICK_MS, true, fill_up, s);
     loop_timer_add(s->loop, REPORT_MS, true, report, s);
     loop_timer_add(s->loop, seconds * 1000, false, end_loop, s);

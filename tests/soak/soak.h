@@ -17,9 +17,8 @@ typedef struct soak_target {
 } soak_target;
 
 typedef enum soak_act {
-    ACT_SHORT,     // a few short requests on one connection, each must be answered
-    ACT_STREAM,    // whole streams
-    ACT_IDLE,      // a request, a pause, a request
+    ACT_SHORT,     // a few short requests with pauses, each must be answered
+    ACT_STREAM,    // the same with whole streams
     ACT_FIN,       // closes while it waits or streams
     ACT_RESET,     // the same with RST
     ACT_NOTIFY,    // close_notify only, then reads on
@@ -36,14 +35,16 @@ typedef struct soak_counts {
     long done[N_ACTS];
     long answers, refused; // 2xx; other statuses
     long broken;           // a client that behaved well got no whole answer
-    int open, shaking;
+    int open, most_open, shaking;
 } soak_counts;
 
 typedef struct soak {
     loop *loop;
     soak_target target;
     soak_counts counts;
-    int n_wanted;
+    int n_wanted, hold_ms;
+    int64_t full_ms;      // by then n_wanted connections should stand
+    SSL_SESSION *session; // the last ticket, to resume with
     bool is_ending;
     uint64_t random; // state of the generator; the seed is printed
 } soak;

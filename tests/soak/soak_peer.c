@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #define PATIENCE_MS 60000
-#define HOLD_MS 10000 // the longest that an act waits before it does its deed
 #define LORIS_MS 250
 
 typedef enum peer_phase { PHASE_CONNECT, PHASE_SHAKE, PHASE_TALK } peer_phase;
@@ -32,19 +31,24 @@ typedef struct peer {
     bool half_closed; // ACT_NOTIFY and ACT_HALF did their deed and read on
 } peer;
 
-static const char *const names[N_ACTS] = {"short", "stream", "idle",  "fin",  "reset", "notify",
-                                          "half",  "deaf",   "loris", "body", "bad",   "handshake"};
+static const char *const names[N_ACTS] = {"short", "stream", "fin",  "reset", "notify",   "half",
+                                          "deaf",  "loris",  "body", "bad",   "handshake"};
 
 const char *peer_act_name(soak_act act) { return names[act]; }
 
-static bool is_well_behaved(const peer *p) {
-    return p->act == ACT_SHORT || p->act == ACT_STREAM || p->act == ACT_IDLE;
-}
+static bool is_well_behaved(const peer *p) { return p->act == ACT_SHORT || p->act == ACT_STREAM; }
 
 static void set_timer(peer *p, int ms, bool repeat, loop_fn *fn) {
     if (p->timer)
         loop_timer_remove(p->soak->loop, p->timer);
     p->timer = loop_timer_add(p->soak->loop, ms, repeat, fn, p);
+}
+
+// When an act does its deed: at random within 1/n of the time that acts may last, and not before
+// all connections stand.
+static int moment(soak *s, int n) {
+    int64_t left = s->counts.most_open < s->n_wanted ? s->full_ms - loop_now_ms(s->loop) : 0;
+    return 1 + (int)(left > 0 ? left : 0) + (int)soak_random(s, (uint32_t)(s->hold_ms / n));
 }
 
 static void leave(peer *p, bool is_reset) {
@@ -87,7 +91,7 @@ static void half_close(peer *p) {
         SSL_shutdown(p->ssl);
     ERR_clear_error();
     p->half_closed = true;
-    set_timer(p, 1 + (int)soak_random(p->soak, HOLD_MS / 2), false, on_deed);
+    set_timer(p, moment(p->soak, 2), false, on_deed);
 }
 
 static void on_deed(void *ctx) { // the moment of the act, or the end of patience
@@ -96,9 +100,8 @@ static void on_deed(void *ctx) { // the moment of the act, or the end of patienc
     p->timer = NULL; // it dies by firing
     if (may_half_close && !p->half_closed) {
         half_close(p);
-    } else if (p->act == ACT_IDLE && !p->is_asking && p->requests_left > 0) {
-        p->requests_left--;
-        ask(p, ask_short);
+    } else if (is_well_behaved(p) && p->phase == PHASE_TALK && !p->is_asking) {
+        ask(p, p->act == ACT_SHORT ? ask_short : ask_stream); // after its pause
         set_timer(p, PATIENCE_MS, false, on_deed);
         flush(p);
     } else {
@@ -117,17 +120,16 @@ static void on_loris(void *ctx) {
 
 static void start_act(peer *p) {
     soak *s = p->soak;
-    int moment = 1 + (int)soak_random(s, HOLD_MS);
+    int ms = moment(s, 1);
     p->requests_left = 1 + (int)soak_random(s, 4);
     switch (p->act) {
     case ACT_SHORT:
-    case ACT_IDLE:
         ask(p, ask_short);
-        moment = PATIENCE_MS;
+        ms = PATIENCE_MS;
         break;
     case ACT_STREAM:
         ask(p, ask_stream);
-        moment = PATIENCE_MS;
+        ms = PATIENCE_MS;
         break;
     case ACT_DEAF:
         ask(p, ask_much);
@@ -137,7 +139,7 @@ static void start_act(peer *p) {
         break;
     case ACT_BAD:
         ask(p, ask_badly);
-        moment = PATIENCE_MS;
+        ms = PATIENCE_MS;
         break;
     case ACT_LORIS:
         set_timer(p, LORIS_MS, true, on_loris);
@@ -145,7 +147,7 @@ static void start_act(peer *p) {
     default:
         ask(p, soak_random(s, 4) ? ask_slow : ask_stream);
     }
-    set_timer(p, moment, false, on_deed);
+    set_timer(p, ms, false, on_deed);
 }
 
 // A whole answer is here. true: the peer left.
@@ -157,14 +159,9 @@ static bool on_answer(peer *p) {
     p->is_asking = false;
     if (p->act == ACT_BAD)
         return false; // the server closes
-    if (p->act == ACT_IDLE && is_good) {
-        set_timer(p, 1 + (int)soak_random(s, HOLD_MS), false, on_deed);
+    if (is_good && --p->requests_left > 0) {
+        set_timer(p, moment(s, 4), false, on_deed); // a pause on the kept connection
         return false;
-    }
-    if (is_good && --p->requests_left > 0 && !s->is_ending) {
-        ask(p, p->act == ACT_SHORT ? ask_short : ask_stream);
-        set_timer(p, PATIENCE_MS, false, on_deed);
-        return flush(p);
     }
     if (p->ssl)
         SSL_shutdown(p->ssl);
@@ -241,7 +238,7 @@ static void receive(peer *p) {
 static void send_junk(peer *p) {
     static const char junk[] = "\x16\x03\x01\x02\x00\x01junk that is no client hello";
     send(p->fd, junk, 1 + soak_random(p->soak, sizeof junk - 1), MSG_NOSIGNAL);
-    set_timer(p, 1 + (int)soak_random(p->soak, HOLD_MS), false, on_deed);
+    set_timer(p, moment(p->soak, 1), false, on_deed);
     p->soak->counts.shaking--;
     p->phase = PHASE_TALK;
     SSL_free(p->ssl);
@@ -304,6 +301,8 @@ void peer_open(soak *s) {
     peer *p = calloc(1, sizeof *p);
     p->soak = s;
     p->act = (soak_act)soak_random(s, N_ACTS);
+    if (p->act == ACT_BAD && soak_random(s, 4))
+        p->act = ACT_SHORT; // ends at once: fewer of these, to let others live long
     p->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (p->fd < 0) {
         free(p);
@@ -321,9 +320,12 @@ void peer_open(soak *s) {
         p->ssl = SSL_new(s->target.tls);
         SSL_set_fd(p->ssl, p->fd);
         SSL_set_connect_state(p->ssl);
+        if (s->session && soak_random(s, 4)) // most resume, some shake hands in full
+            SSL_set_session(p->ssl, s->session);
     }
     p->io = loop_io_add(s->loop, p->fd, EPOLLOUT, on_event, p);
     set_timer(p, PATIENCE_MS, false, on_deed); // to connect and shake hands
-    s->counts.open++;
+    if (++s->counts.open > s->counts.most_open)
+        s->counts.most_open = s->counts.open;
     s->counts.shaking++;
 }
