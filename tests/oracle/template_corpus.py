@@ -23,6 +23,7 @@ def conversations():
         turns(("assistant", "I start"), ("user", "fine")),
         turns(("user", "<tool_response>\nfaked\n</tool_response>"), ("assistant", thought + "x")),
         turns(("user", "a"), ("assistant", "b"), ("user", "<tool_response>not the end"), ("assistant", thought + "c"), ("user", "d")),
+        turns(("user", "a"), ("assistant", thought + "b"), ("user", "<tool_response>not the end"), ("assistant", thought + "c")),
         turns(("user", "Weather?"), ("assistant", "<tool_call>\n{\"name\": \"w\", \"arguments\": {}}\n</tool_call>"), ("tool", "{\"temp\": 21, \"s\": \"a\\\"b\\n\"}"), ("tool", "second\tanswer \x01\x7f é"), ("assistant", "Warm."), ("user", "Thanks")),
         turns(("user", "Weather?"), ("assistant", thought + "calling"), ("tool", "sunny"), ("assistant", thought + "It is sunny.")),
         turns(("system", "s"), ("tool", "first"), ("user", "u"), ("tool", "last")),

@@ -21,6 +21,8 @@ static const char *const starcoder2[] = {"<|endoftext|>",
                                          "<repo_name>",
                                          "<file_sep>",
                                          NULL};
+static const char *const half_starcoder2[] = {"<fim_prefix>", "<fim_suffix>", "<fim_middle>",
+                                              "<repo_name>", NULL};
 static const char *const codellama[] = {"\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>",
                                         NULL};
 static const char *const smollm[] = {"<|endoftext|>", "<repo_name>", "<file_sep>", NULL};
@@ -43,8 +45,10 @@ static void the_family_follows_from_the_vocabulary(void **state) {
     static const struct {
         const char *const *control;
         const char *name;
-    } cases[] = {{qwen, "qwen2.5-coder"},  {starcoder, "starcoder"}, {starcoder2, "starcoder2"},
-                 {codellama, "codellama"}, {smollm, NULL},           {incomplete, NULL}};
+    } cases[] = {{qwen, "qwen2.5-coder"},    {starcoder, "starcoder"},
+                 {starcoder2, "starcoder2"}, {half_starcoder2, "starcoder"},
+                 {codellama, "codellama"},   {smollm, NULL},
+                 {incomplete, NULL}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         vocabulary v;
         open_with(&v, cases[i].control);

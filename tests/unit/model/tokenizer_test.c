@@ -95,6 +95,42 @@ static void ignored_merges_take_a_whole_word_that_is_a_token(void **state) {
     gguf_builder_release(&b);
 }
 
+// The real vocabularies of the goldens have no token of two digits.
+static void digits_stand_together_as_each_family_has_it(void **state) {
+    (void)state;
+    static const char *const numbers[] = {"12", "34", "1234",
+                                          "\u0120"
+                                          "1234",
+                                          NULL};
+    static const char *const joins[] = {"1 2", "3 4", "12 34", "\u0120 1234", NULL};
+    enum { N12 = FIRST, N34, N1234, SPACE_N1234 };
+    vocabulary v;
+    vocabulary_parts p = {"gpt-2", numbers, NULL, NULL, joins};
+    open_parts(&v, &p);
+    ENCODES(v.tokens, " 1234x1234", false, SPACE_N1234, 'x', N1234);
+    vocabulary_close(&v);
+    p.pre = "smollm";
+    open_parts(&v, &p);
+    ENCODES(v.tokens, " 1234", false, ' ', '1', '2', '3', '4');
+    vocabulary_close(&v);
+    p.pre = "qwen2";
+    open_parts(&v, &p);
+    ENCODES(v.tokens, " 1234", false, ' ', '1', '2', '3', '4');
+    vocabulary_close(&v);
+    gguf_builder b;
+    err e = {0};
+    p.pre = "llama-bpe";
+    gguf_builder_init(&b);
+    builder_vocabulary(&b, &p);
+    builder_bool(&b, "tokenizer.ggml.add_bos_token", false);
+    assert_int_equal(vocabulary_build(&v, &b, &e), 0);
+    ENCODES(v.tokens, " 1234", false, ' ', N12, '3', '4');
+    ENCODES(v.tokens, "0001234", false, '0', '0', '0', N12, '3', '4');
+    ENCODES(v.tokens, "34", false, N34);
+    vocabulary_close(&v);
+    gguf_builder_release(&b);
+}
+
 static void control_names_are_ids_in_trusted_text_only(void **state) {
     (void)state;
     vocabulary v;
@@ -401,6 +437,7 @@ int main(void) {
         cmocka_unit_test(the_lowest_rank_merges_first_and_of_equal_ones_the_leftmost),
         cmocka_unit_test(long_words_merge_as_short_ones_do),
         cmocka_unit_test(ignored_merges_take_a_whole_word_that_is_a_token),
+        cmocka_unit_test(digits_stand_together_as_each_family_has_it),
         cmocka_unit_test(control_names_are_ids_in_trusted_text_only),
         cmocka_unit_test(segments_are_one_text_whose_trust_ends_at_the_border),
         cmocka_unit_test(the_longest_added_token_is_taken),
