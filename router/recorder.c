@@ -4,6 +4,7 @@
 // the record in Redis goes, then C: whoever repeats any of it changes nothing.
 #include "router/recorder.h"
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/metric.h"
 #include "router/command.h"
@@ -242,13 +243,16 @@ static void *run(void *ctx) {
     recorder_entry *batch[USAGE_BATCH];
     for (int n; (n = gather(r, batch)) > 0;) {
         settle_all(r, batch, n, false);
+        failpoint("commit.before"); // H
         if (insert_patiently(r, batch, n)) {
             log_event(LOG_WARN, "recorder.left", "{s:i}", "rows", n);
             for (int i = 0; i < n; i++)
                 free_entry(batch[i]);
             continue;
         }
+        failpoint("commit.after");
         settle_all(r, batch, n, true);
+        failpoint("drop.after");
         for (int i = 0; i < n; i++)
             tell(r, batch[i]);
     }

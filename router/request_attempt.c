@@ -3,6 +3,7 @@
 // repeated: the queue is asked whether it knows the entry.
 #include "router/request_internal.h"
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +148,7 @@ void request_enqueue(request *q, const queue_place *old) {
     queue_enqueue_command(&q->place, old, request_age_ms(q), r->s->c->queue_per_tenant,
                           r->s->c->queue_per_tier, &r->c);
     command_send(&r->c, r->calls, on_enqueued, note(q));
+    failpoint("enqueue.after"); // C
 done:
     buf_release(&sealed);
 }

@@ -3,6 +3,7 @@
 // (R7), and the row goes on its way when the client was told.
 #include "router/request_internal.h"
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,6 +85,7 @@ static void on_settled(void *ctx, const redis_value *v) {
         goto done; // again with the next tick
     }
     q->is_settled = true;
+    failpoint("settle.after"); // H
     request_tell_if_due(q);
 done:
     request_unref(q);
@@ -146,6 +148,7 @@ void request_close(request *q, request_outcome why, const err *e) {
     q->deadline = NULL;
     if (journal_finish(r->s->j, q->row, &lost)) // its record in Redis is the other copy
         log_event(LOG_WARN, "journal.finish", "{s:s,s:s}", "id", q->id, "error", lost.message);
+    failpoint("settle.before"); // G
     buf_release(&q->kept);
     request_move(q, CLOSING);
     q->settle_until_ms = clock_mono_ms() + SETTLE_MS;

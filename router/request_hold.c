@@ -1,6 +1,7 @@
 // Quota in a request's life: the hold before anything else, and extensions while it runs. The
 // router's loop. Decides nothing: router/quota.lua does, in one step for all scopes.
 #include "router/request_internal.h"
+#include "base/failpoint.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -143,6 +144,7 @@ static void accept(request *q, int granted) {
         return;
     }
     q->entry->segment = q->mark.segment;
+    failpoint("accept.after"); // A
     wait_durable(q);
     request_move(q, QUEUED);
     q->place.attempt = 1;
@@ -163,6 +165,7 @@ static void on_hold(void *ctx, const redis_value *v) {
     }
     switch (a.verdict) {
     case QUOTA_OK:
+        failpoint("hold.after"); // B
         accept(q, a.granted);
         break;
     case QUOTA_NO:

@@ -4,6 +4,7 @@
 #include "router/request_internal.h"
 #include "base/clock.h"
 #include "base/cursor.h"
+#include "base/failpoint.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,7 @@ static bool passes(const request *q, const reply_frame *f) {
 // ---- what a frame brings
 
 static void take_claim(request *q, uint64_t worker, const reply_frame *f) {
+    failpoint("claim_frame.before"); // D
     q->has_run = true;
     q->run = f->run;
     q->worker = worker;
@@ -90,6 +92,7 @@ static void take_tokens(request *q, const reply_frame *f) {
         q->first_token_ms = request_age_ms(q);
         metric_observe(q->r->s->metrics.first_token_seconds, (double)q->first_token_ms / 1000.0);
     }
+    failpoint(c->n ? "frame.middle" : "frame.first"); // F, E
     append_ids(c, f);
     if (f->flags & REPLY_LAST)
         end_choice(c, f->finish);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/metric.h"
 #include "base/ops.h"
@@ -195,6 +196,7 @@ static int take_job(worker *w, const queue_claimed *c, err *e) {
         goto done;
     rc = 0;
     err why = {0};
+    failpoint("worker.payload.after");
     if (!found) {
         refuse(w, c, NULL, "its payload is gone");
     } else if (job_open(sealed.data, sealed.len, c->id, c->attempt, &w->cluster, &a, &j, &why)) {
@@ -243,6 +245,8 @@ static void claim(worker *w) {
     }
     w->n_charges = 0;
     metric_add(w->m_claims, n);
+    if (n)
+        failpoint("worker.claim.after");
     for (int i = 0; i < n; i++)
         if (take_job(w, &got[i], &e)) {
             connection_lost(w,
@@ -253,6 +257,8 @@ static void claim(worker *w) {
     w->claim_ms = clock_mono_ms() + (more || (thrown && !n) ? 0 : CLAIM_MS);
     if (n)
         send_all(w); // CLAIM frames leave at once
+    if (n)
+        failpoint("worker.claim_frame.after");
 }
 
 // ---- the loop
@@ -300,13 +306,16 @@ static void measure(worker *w) {
 static int step(worker *w, err *e) {
     int64_t begun = clock_mono_us(), made = w->step.n_made;
     tell_keeper(w);
+    failpoint("worker.step.before");
     if (stepper_step(&w->step, w->runs, w->out, charge, w, e))
         return -1;
     metric_add(w->m_steps, 1);
     metric_add(w->m_tokens, w->step.n_made - made);
     metric_observe(w->m_step_s, (double)(clock_mono_us() - begun) * 1e-6);
     runs_drop(w, is_over, NULL);
+    failpoint("worker.step.after");
     send_all(w);
+    failpoint("worker.send.after");
     measure(w);
     return 0;
 }
