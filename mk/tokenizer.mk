@@ -25,3 +25,11 @@ FUZZ_ROOM_tokenizer := model
 FUZZ_FLAGS_tokenizer := -max_len=16384
 FUZZ_ROOM_template := model
 FUZZ_FLAGS_template := -max_len=8192
+
+$(B)/bench/tokenizer_bench: tests/bench/tokenizer_bench.c $(B)/lib/model.a $(B)/lib/base.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -o $@
+.PHONY: bench-tokenizer
+bench-tokenizer: $(B)/bench/tokenizer_bench ## how fast this repository's C is tokenised, on one core
+	@$< $(TIERGATE_TEST_MODEL) $(shell git ls-files '*.c' '*.h')
+	@$< $(TIERGATE_TEST_VOCAB) $(shell git ls-files '*.c' '*.h')

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define SCANNED_BYTES 40 // up to here scanning is faster than a heap
+#define WHOLE_BYTES 1024 // longer tokens are merged when a text has them
 #define NO_PAIR UINT64_MAX
 #define NO_RANK UINT32_MAX
 
@@ -263,7 +264,8 @@ static void find_whole(tokenizer *t) {
     for (int32_t id = 0; id < t->n_vocab; id++) {
         gguf_string name = t->names[id];
         size_t n;
-        if (!name.n || vocab_is_control(t, id) || t->kind[id] == TOKEN_USER_DEFINED)
+        bool added = vocab_is_control(t, id) || t->kind[id] == TOKEN_USER_DEFINED;
+        if (!name.n || added || (name.n > WHOLE_BYTES && !t->ignore_merges))
             continue;
         buf_clear(&bytes);
         buf_put(&bytes, name.p, name.n); // as long as what it decodes to, or longer

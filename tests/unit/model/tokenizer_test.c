@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include "tests/support/vocabulary.h"
@@ -263,6 +264,64 @@ static void bytes_a_vocabulary_lacks_are_dropped(void **state) {
     gguf_builder_release(&b);
 }
 
+// A token that is longer than what is looked up whole is found by its merges.
+static void a_very_long_token_is_made_by_its_merges(void **state) {
+    (void)state;
+    static char powers[12][2049];
+    static char joins[11][2050];
+    const char *words_of_a[12] = {NULL}, *merges_of_a[12] = {NULL};
+    for (size_t i = 0; i < 11; i++) {
+        memset(powers[i], 'a', 2u << i);
+        memset(joins[i], 'a', (2u << i) + 1);
+        joins[i][1u << i] = ' ';
+        words_of_a[i] = powers[i];
+        merges_of_a[i] = joins[i];
+    }
+    const vocabulary_parts p = {"gpt-2", words_of_a, NULL, NULL, merges_of_a};
+    vocabulary v;
+    open_parts(&v, &p);
+    ENCODES(v.tokens, powers[10], false, FIRST + 10);
+    ENCODES(v.tokens, powers[9], false, FIRST + 9);
+    vocabulary_close(&v);
+}
+
+typedef struct thread_work {
+    const tokenizer *t;
+    bool same;
+} thread_work;
+
+static void *encode_often(void *arg) {
+    thread_work *w = arg;
+    const char *text = "hello the <|im_end|> 123 hellohellohellohellohellohellohellohellohellohe";
+    token_list first = {0};
+    w->same = !tokenizer_encode(w->t, text, strlen(text), true, &first, NULL);
+    for (int i = 0; i < 200; i++) {
+        token_list l = {0};
+        w->same &= !tokenizer_encode(w->t, text, strlen(text), true, &l, NULL) && l.n == first.n &&
+                   !memcmp(l.ids, first.ids, l.n * sizeof *l.ids);
+        token_list_release(&l);
+    }
+    token_list_release(&first);
+    return NULL;
+}
+
+static void one_tokenizer_serves_many_threads(void **state) {
+    (void)state;
+    vocabulary v;
+    open_parts(&v, &standard);
+    pthread_t threads[4];
+    thread_work work[4];
+    for (size_t i = 0; i < 4; i++) {
+        work[i] = (thread_work){v.tokens, false};
+        assert_int_equal(pthread_create(&threads[i], NULL, encode_often, &work[i]), 0);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        assert_true(work[i].same);
+    }
+    vocabulary_close(&v);
+}
+
 static void text_that_is_not_utf8_is_refused(void **state) {
     (void)state;
     static const char *const bad[] = {"\xff",         "a\x80",           "\xc3",
@@ -445,6 +504,8 @@ int main(void) {
         cmocka_unit_test(pieces_are_bytes_and_control_names_on_request),
         cmocka_unit_test(tokens_are_found_by_their_exact_name),
         cmocka_unit_test(bytes_a_vocabulary_lacks_are_dropped),
+        cmocka_unit_test(a_very_long_token_is_made_by_its_merges),
+        cmocka_unit_test(one_tokenizer_serves_many_threads),
         cmocka_unit_test(text_that_is_not_utf8_is_refused),
         cmocka_unit_test(a_stream_is_cut_before_an_unfinished_character),
         cmocka_unit_test(impossible_metadata_is_refused_by_name),
