@@ -41,7 +41,7 @@ static const field sampled[] = {
     {"stream_options", FIELD_OWN, .read = request_read_stream_options},
     {"ignore_eos", FIELD_BOOL, AT(ignore_eos)},
     {"user", .kind = FIELD_LABEL},
-    {NULL},
+    {.name = NULL},
 };
 
 static const field chat[] = {
@@ -67,7 +67,7 @@ static const field chat[] = {
     {"verbosity", .kind = FIELD_REFUSED},
     {"web_search_options", .kind = FIELD_REFUSED},
     {"prompt_cache_retention", .kind = FIELD_REFUSED},
-    {NULL},
+    {.name = NULL},
 };
 
 static const field completion[] = {
@@ -77,7 +77,7 @@ static const field completion[] = {
     {"best_of", FIELD_INT, AT(best_of), .least = 1, .most = 20},
     {"logprobs", FIELD_INT, AT(n_logprobs), .least = 0, .most = 5},
     {"context", .kind = FIELD_REFUSED},
-    {NULL},
+    {.name = NULL},
 };
 
 static const field tokenize[] = {
@@ -90,13 +90,13 @@ static const field tokenize[] = {
     {"tools", FIELD_OWN, .read = field_only_empty_array},
     {"continue_final_message", FIELD_OWN, .read = field_only_false},
     {"chat_template", .kind = FIELD_REFUSED},
-    {NULL},
+    {.name = NULL},
 };
 
 static const field detokenize[] = {
     {"model", FIELD_TEXT, AT(model)},
     {"tokens", FIELD_OWN, .read = request_read_tokens},
-    {NULL},
+    {.name = NULL},
 };
 
 static const struct {

@@ -16,7 +16,7 @@ typedef struct part_record {
 static const field part_fields[] = {
     {"type", FIELD_TEXT, AT(part_record, type)},
     {"text", FIELD_TEXT, AT(part_record, text)},
-    {NULL},
+    {.name = NULL},
 };
 
 // A part of another kind is refused by its type, not by the members it has.
@@ -90,7 +90,7 @@ static const field message_fields[] = {
     {"function_call", .kind = FIELD_REFUSED},
     {"refusal", .kind = FIELD_REFUSED},
     {"audio", .kind = FIELD_REFUSED},
-    {NULL},
+    {.name = NULL},
 };
 
 static int check_role(const message_record *m, const char *path, err *e) {

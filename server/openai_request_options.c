@@ -93,7 +93,7 @@ int request_read_stream_options(void *record, const json_t *v, const char *path,
     static const field fields[] = {
         {"include_usage", FIELD_BOOL, .at = offsetof(stream_record, include_usage)},
         {"include_obfuscation", FIELD_OWN, .read = field_only_false},
-        {NULL},
+        {.name = NULL},
     };
     const field *tables[] = {fields};
     stream_record r = {0};
