@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 #include <zlib.h>
 
 static const char BASE62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -152,13 +153,48 @@ static int insert_key(pg *db, const secret *pepper, const char *key, const char 
         NULL, e);
 }
 
+static bool is_tenant_name(const char *p) {
+    size_t n = strspn(p, "abcdefghijklmnopqrstuvwxyz0123456789._-");
+    return n >= 1 && n <= 63 && !p[n] && !strchr("._-", *p);
+}
+
+// Valid UTF-8 without control characters, at most 63 bytes.
+static bool is_name(const char *p, size_t least) {
+    size_t n = strlen(p);
+    if (n < least || n > 63)
+        return false;
+    while (n) {
+        utf8proc_int32_t code;
+        utf8proc_ssize_t len =
+            utf8proc_iterate((const utf8proc_uint8_t *)p, (utf8proc_ssize_t)n, &code);
+        if (len <= 0 || code < 32 || code == 127)
+            return false;
+        p += len;
+        n -= (size_t)len;
+    }
+    return true;
+}
+
+static int names_check(const char *tenant, const char *user, const char *name, err *e) {
+    if (!is_tenant_name(tenant))
+        return err_set(e, ERR_INVALID, "tenant",
+                       "a tenant's name is 1 to 63 of a-z 0-9 . _ - and begins with a letter or "
+                       "digit");
+    if (!is_name(user, 1))
+        return err_set(e, ERR_INVALID, "user",
+                       "a user's name is 1 to 63 bytes of UTF-8 without control characters");
+    if (!is_name(name, 0))
+        return err_set(e, ERR_INVALID, "name",
+                       "a key's name is at most 63 bytes of UTF-8 without control characters");
+    return 0;
+}
+
 int apikey_create(pg *db, const secret_ring *pepper, const char *tenant, const char *user,
                   const char *name, unsigned roles, int64_t expires_in_s, bool create_missing,
                   char out[APIKEY_TEXT], apikey_row *row, err *e) {
     char user_id[ID_UUID_TEXT], id[ID_UUID_TEXT];
-    if (strlen(name) > 63)
-        return err_set(e, ERR_INVALID, "name", "a key's name has at most 63 bytes");
-    if (find_owner(db, tenant, user, create_missing, user_id, e))
+    if (names_check(tenant, user, name, e) ||
+        find_owner(db, tenant, user, create_missing, user_id, e))
         return -1;
     apikey_make(out);
     pg_result *r = NULL;

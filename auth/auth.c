@@ -53,6 +53,7 @@ struct auth {
     refusal refused[N_REFUSED];
     void (*revoked_fn)(void *ctx, const char *key_id);
     void *revoked_ctx;
+    atomic_uint n_news; // notifications heard
     // refresher
     pthread_t thread;
     pthread_mutex_t wake_lock;
@@ -232,22 +233,35 @@ static int fetch(auth *a, const char *public_id, entry *out, bool *found, err *e
     return rc;
 }
 
+static void refresher_wake(auth *a) {
+    pthread_mutex_lock(&a->wake_lock);
+    a->stale = true;
+    pthread_cond_signal(&a->wake);
+    pthread_mutex_unlock(&a->wake_lock);
+}
+
+// A row that changes between its reading and its entry in the cache is missed by the refresher: a
+// notification in between makes it look again.
 static auth_answer lookup_decide(lookup *l) {
     auth *a = l->a;
     entry k = {0};
     bool found = false;
+    unsigned news = atomic_load(&a->n_news);
     if (fetch(a, l->public_id, &k, &found, &l->error)) {
         err_set(&l->error, ERR_DEPENDENCY, NULL, "API keys cannot be looked up now; try again");
         l->error.retry_ms = 1000;
         return AUTH_DENIED;
     }
+    int rc = found ? entry_admits(a, &k, l->key, &l->error) : deny_unknown(&l->error);
     pthread_rwlock_wrlock(&a->lock);
+    atomic_init(&k.used, rc == 0);
     if (found)
         cache_put_locked(a, &k);
-    int rc = found ? entry_admits(a, &k, l->key, &l->error) : deny_unknown(&l->error);
     if (rc && l->error.code == ERR_KEY)
         refuse_locked(a, l->key);
     pthread_rwlock_unlock(&a->lock);
+    if (atomic_load(&a->n_news) != news)
+        refresher_wake(a);
     l->who = k.who;
     return rc ? AUTH_DENIED : AUTH_OK;
 }
@@ -433,7 +447,7 @@ static void *refresher(void *ctx) {
         if (stop)
             break;
         int64_t now = clock_mono_ms();
-        if ((owed || !pg_listen_connected(a->listener)) && (now - read_at >= POLL_MS || owed)) {
+        if (owed || (!pg_listen_connected(a->listener) && now - read_at >= POLL_MS)) {
             owed = refresh_all(a, &ended) != 0; // Postgres away: again at the next tick
             read_at = now;
         }
@@ -454,12 +468,9 @@ static void *refresher(void *ctx) {
 // On the listener's thread: something changed, or may have while we were away.
 static void on_notify(void *ctx, const char *channel, const char *payload) {
     auth *a = ctx;
-    (void)channel,
-        (void)payload; // one query re-reads all cached keys: they are few and changes rare
-    pthread_mutex_lock(&a->wake_lock);
-    a->stale = true;
-    pthread_cond_signal(&a->wake);
-    pthread_mutex_unlock(&a->wake_lock);
+    (void)channel, (void)payload; // one query re-reads all cached keys: changes are rare
+    atomic_fetch_add(&a->n_news, 1);
+    refresher_wake(a);
 }
 
 // ---- life

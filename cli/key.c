@@ -145,7 +145,8 @@ int command_key(int argc, char **argv, err *e) {
         buf_release(&text);
         return help ? 0 : err_set(e, ERR_INVALID, "action", "say create, list or revoke");
     }
-    if (settings_load(&o.s, &c, e) || pg_connect(c.postgres_url, &db, e))
+    if (settings_load(&o.s, &c, e) || settings_need_postgres(&c, e) ||
+        pg_connect(c.postgres_url, &db, e))
         return -1;
     int rc = run(&o, &c, db, e);
     pg_close(db);

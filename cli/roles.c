@@ -25,9 +25,8 @@ static void log_start(const config *c, const char *role) {
 
 // A role needs both stores; only `up` starts them itself.
 static int stores_check(const config *c, err *e) {
-    if (!*c->postgres_url)
-        return err_set(e, ERR_INVALID, "postgres.url",
-                       "[postgres] url is not set: where is the database?");
+    if (settings_need_postgres(c, e))
+        return -1;
     if (!*c->redis_address)
         return err_set(e, ERR_INVALID, "redis.address",
                        "[redis] address is not set: where is Redis?");
@@ -89,7 +88,7 @@ int command_migrate(int argc, char **argv, err *e) {
                                "tiergate migrate [options]", e);
     if (shown)
         return shown < 0 ? -1 : 0;
-    if (settings_load(&s, &c, e) || stores_check(&c, e) ||
+    if (settings_load(&s, &c, e) || settings_need_postgres(&c, e) ||
         migrate_run(c.postgres_url, &n_applied, e))
         return -1;
     printf("%d migration%s applied; the database is up to date\n", n_applied,

@@ -7,6 +7,8 @@
 #include <unistd.h>
 #include "base/file.h"
 
+enum { ROOM = 64 }; // for the names of files in the data directory
+
 static const char SYSTEM_FILE[] = "/etc/tiergate/tiergate.ini";
 
 int settings_parse(const option_row *rows, int n_rows, int argc, char **argv, const char *usage,
@@ -95,8 +97,22 @@ int settings_load(settings *s, config *c, err *e) {
     return load(s, c, e);
 }
 
+int settings_need_postgres(const config *c, err *e) {
+    if (*c->postgres_url)
+        return 0;
+    return err_set(e, ERR_INVALID, "postgres.url",
+                   "[postgres] url is not set: where is the database?");
+}
+
+static int too_long(const char *path, const config *c, err *e) {
+    return err_set(e, ERR_INVALID, "data", "%s: the path cannot be used (at most %zu characters)",
+                   path, sizeof c->data_dir - ROOM);
+}
+
 int settings_load_up(settings *s, config *c, err *e) {
     char dir[4096];
+    if (s->data && strlen(s->data) >= sizeof c->data_dir)
+        return too_long(s->data, c, e);
     if (s->file)
         snprintf(s->path, sizeof s->path, "%s", s->file);
     if (load(s, c, e))
@@ -107,11 +123,8 @@ int settings_load_up(settings *s, config *c, err *e) {
         return -1;
     if (file_mkdirs(c->data_dir, 0700, e))
         return -1;
-    if (!realpath(c->data_dir, dir) ||
-        strlen(dir) + 64 > sizeof c->data_dir) // children run elsewhere
-        return err_set(e, ERR_INVALID, "data",
-                       "%s: the path cannot be used (at most %zu characters)", c->data_dir,
-                       sizeof c->data_dir - 64);
+    if (!realpath(c->data_dir, dir) || strlen(dir) + ROOM > sizeof c->data_dir)
+        return too_long(c->data_dir, c, e); // absolute, because children run elsewhere
     snprintf(c->data_dir, sizeof c->data_dir, "%s", dir);
     return 0;
 }

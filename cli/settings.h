@@ -33,6 +33,7 @@ int settings_set_model(settings *s, const char *text, int i, err *e);
 int settings_load(settings *s, config *c,
                   err *e); // for tools and roles: finds a running installation
 int settings_load_up(settings *s, config *c, err *e); // for up: never reads run.ini
+int settings_need_postgres(const config *c, err *e);  // ERR_INVALID when no address is set
 void settings_release(settings *s);
 int settings_default_data(char *out, size_t n, err *e);
 

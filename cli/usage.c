@@ -110,7 +110,8 @@ int command_usage(int argc, char **argv, err *e) {
     const report *what = requests ? &by_request : &by_day;
     pg *db = NULL;
     pg_result *r = NULL;
-    if (settings_load(&s, &c, e) || pg_connect(c.postgres_url, &db, e))
+    if (settings_load(&s, &c, e) || settings_need_postgres(&c, e) ||
+        pg_connect(c.postgres_url, &db, e))
         return -1;
     pg_set_limit(db, 0); // a long report may take its time
     int rc = pg_query(db, what->sql, 3, (const char *[]){tenant, days_text, limit_text}, &r, e);

@@ -87,7 +87,7 @@ static void *run(void *ctx) {
     keeper *k = ctx;
     for (;;) {
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += TICK_MS * 1000000L;
         until.tv_sec += until.tv_nsec / 1000000000L;
         until.tv_nsec %= 1000000000L;
@@ -110,7 +110,11 @@ keeper *keeper_start(const char *redis_address, uint64_t worker, inbox *to) {
     k->to = to;
     k->noted_ms = clock_mono_ms();
     pthread_mutex_init(&k->lock, NULL);
-    pthread_cond_init(&k->wake, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); // a clock that is set stops nobody
+    pthread_cond_init(&k->wake, &attr);
+    pthread_condattr_destroy(&attr);
     if (pthread_create(&k->thread, NULL, run, k))
         fatal("the keeper's thread cannot be made");
     return k;
