@@ -17,6 +17,7 @@ static const command commands[] = {
     {"migrate", command_migrate, "bring the database to this version"},
     {"check-config", command_check_config, "read a configuration and say what is wrong with it"},
     {"key", command_key, "API keys: create, list, revoke"},
+    {"quota", command_quota, "limits: set, show"},
     {"usage", command_usage, "what was used: by tenant, model and day, or request by request"},
     {"model", command_model, "check a model file"},
 };
