@@ -205,13 +205,6 @@ void request_hold(request *q) {
 
 // ---- extensions
 
-static int furthest(const request *q) {
-    int n = 0;
-    for (int i = 0; i < q->spec->n_choices; i++)
-        n = q->choices[i].n > n ? q->choices[i].n : n;
-    return n;
-}
-
 static void on_extend(void *ctx, const redis_value *v) {
     request *q = ctx;
     quota_answer a;
@@ -236,15 +229,13 @@ static void on_extend(void *ctx, const redis_value *v) {
         goto done;
     }
     request_take_kept(q);
-    if (request_is_open(q))
-        request_extend_if_near(q);
 done:
     request_unref(q);
 }
 
-void request_extend_if_near(request *q) {
+void request_extend(request *q) {
     router *r = q->r;
-    if (q->is_extending || q->granted >= q->most || furthest(q) + SLICE_EARLY < q->granted)
+    if (q->is_extending || q->granted >= q->most)
         return;
     int slice = q->most - q->granted < SLICE ? q->most - q->granted : SLICE;
     q->is_extending = true;

@@ -188,7 +188,7 @@ void router_check_drained(router *r);
 
 // ---- request_hold.c
 void request_hold(request *q);
-void request_extend_if_near(request *q);
+void request_extend(request *q); // unless one is under way or there is nothing to be had
 void router_take_durable(router *r, void *arg); // mailbox_fn of the journal
 void router_let_go_undurable(router *r);
 

@@ -104,6 +104,13 @@ static void take_tokens(request *q, const reply_frame *f) {
         q->events.frame(q->ctx, f);
 }
 
+static int furthest(const request *q) {
+    int n = 0;
+    for (int i = 0; i < q->spec->n_choices; i++)
+        n = q->choices[i].n > n ? q->choices[i].n : n;
+    return n;
+}
+
 static void take_frame(request *q, const reply_frame *f) {
     err e = {0};
     q->engine_us += f->engine_us;
@@ -123,7 +130,8 @@ static void take_frame(request *q, const reply_frame *f) {
     }
     if (!request_is_open(q))
         return;
-    request_extend_if_near(q);
+    if (furthest(q) + SLICE_EARLY >= q->granted)
+        request_extend(q);
     request_finish_if_complete(q);
 }
 
@@ -134,12 +142,15 @@ static bool must_wait(const request *q, const reply_frame *f) {
     return !q->is_durable || (is_beyond && q->granted < q->most);
 }
 
+// The tick asks again when an extension was not answered.
 static void keep(request *q, const reply_frame *f) {
     reply one = {.frames = (reply_frame *)(uintptr_t)f, .n_frames = 1};
     buf bytes = {0};
     reply_encode(&one, &bytes);
     buf_put_bytes(&q->kept, bytes.data, bytes.len);
     buf_release(&bytes);
+    if (q->is_durable)
+        request_extend(q);
 }
 
 // In order, until one has to wait again (that one is put back with all behind it).
@@ -155,14 +166,18 @@ void request_take_kept(request *q) {
         const char *bytes = cursor_counted(&c, &n);
         if (!bytes || reply_decode(bytes, n, &a, &m, NULL))
             fatal("a kept frame cannot be read");
-        if (q->kept.len || must_wait(q, m.frames))
+        if (!passes(q, m.frames))
+            ; // of a run that was given up meanwhile
+        else if (q->kept.len || must_wait(q, m.frames))
             buf_put_bytes(&q->kept, bytes, n);
-        else if (passes(q, m.frames))
+        else
             take_frame(q, m.frames);
         arena_clear(&a);
     }
     arena_release(&a);
     buf_release(&waiting);
+    if (q->kept.len && q->is_durable && request_is_open(q))
+        request_extend(q);
 }
 
 // ---- a message
@@ -179,10 +194,10 @@ static void take(router *r, uint64_t worker, const reply_frame *f) {
         take_claim(q, worker, f);
     else if (f->flags & (REPLY_CLAIM | REPLY_HOLD))
         ; // alive
-    else if (q->kept.len || must_wait(q, f))
-        keep(q, f);
-    else
+    else if (!q->kept.len && !must_wait(q, f))
         take_frame(q, f);
+    else
+        keep(q, f);
     request_unref(q);
 }
 
@@ -219,7 +234,7 @@ void request_check_silence(router *r, int64_t now_ms) {
         if (now_ms - q->heard_ms > SILENCE_MS && !is_all_last(q))
             request_redeliver(q, "silence");
         else if (q->kept.len && q->is_durable)
-            request_extend_if_near(q); // an answer was lost
+            request_extend(q); // an answer was lost
     }
     for (request *q = r->lists[QUEUED].first, *next; q; q = next) {
         next = q->next;
