@@ -341,8 +341,10 @@ static bool id_list_make(auth *a, bool used_only, id_list *out) {
     pthread_rwlock_rdlock(&a->lock);
     each_locked(a, id_list_add, out);
     pthread_rwlock_unlock(&a->lock);
-    buf_puts(&out->text, out->text.len ? "}" : "");
-    return out->text.len > 0;
+    if (!out->text.len)
+        return false;
+    buf_puts(&out->text, "}");
+    return true;
 }
 
 static void id_note(entry *k, buf *ended) { buf_put(ended, k->who.key, sizeof k->who.key); }
