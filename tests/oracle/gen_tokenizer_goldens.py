@@ -10,9 +10,11 @@ are ids in "trusted" and text in "plain".
 """
 import argparse
 import gzip
+import hashlib
 import io
 import json
 import os
+import struct
 
 import gguf
 import jinja2
@@ -21,7 +23,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from make_vocab_gguf import CONTROL, read_package, token_type
 from template_corpus import conversations
-from tokenizer_corpus import strings
+from tokenizer_corpus import blocks, strings
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -56,7 +58,8 @@ def encode(t, texts, plain):
 
 def golden(t, texts):
     plain, trusted = encode(t, texts, True), encode(t, texts, False)
-    return {"plain": plain, "trusted": {str(i): b for i, (a, b) in enumerate(zip(plain, trusted)) if a != b}}
+    digests = [hashlib.sha256(struct.pack(f"<{len(ids)}i", *ids)).hexdigest()[:16] for ids in encode(t, list(blocks()), True)]
+    return {"blocks": digests, "plain": plain, "trusted": {str(i): b for i, (a, b) in enumerate(zip(plain, trusted)) if a != b}}
 
 
 def write_gz(path, value):

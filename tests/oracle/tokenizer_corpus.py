@@ -64,3 +64,10 @@ def strings():
     out += ["".join(r.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(n)) for n in (39, 40, 41, 42, 80, 300, 1500)]
     out += [" ".join(r.choice(PROSE) for _ in range(12)), "\n".join(r.choice(r.choice(CODE)) for _ in range(60)), "0123456789" * 40, "/".join(r.choice(ASCII) for _ in range(300))]
     return list(dict.fromkeys(out))
+
+
+def blocks():
+    """Every code point between others, in 272 texts of 4,096 (surrogates left out)."""
+    for first in range(0, 0x110000, 4096):
+        chars = [chr(c) for c in range(first, first + 4096) if not 0xD800 <= c < 0xE000]
+        yield "".join(f"x{c} {c}1{c}a" for c in chars)

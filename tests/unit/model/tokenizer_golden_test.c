@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <openssl/evp.h>
+#include <utf8proc.h>
 #include "tests/support/vocabulary.h"
 
 #define FIXTURES "tests/fixtures/tokenizer/"
@@ -56,6 +58,53 @@ static size_t compare(const tokenizer *t, const json_t *golden, bool trusted) {
     return wrong;
 }
 
+// Block i: every code point of 4,096 between others (blocks() in tests/oracle/tokenizer_corpus.py).
+static void put_block(size_t i, buf *out) {
+    for (int32_t c = (int32_t)i * 4096; c < ((int32_t)i + 1) * 4096; c++) {
+        char name[5] = {0};
+        if (c >= 0xd800 && c < 0xe000)
+            continue;
+        utf8proc_ssize_t n = utf8proc_encode_char(c, (utf8proc_uint8_t *)name);
+        const struct {
+            const char *p;
+            size_t n;
+        } pieces[] = {{"x", 1}, {name, (size_t)n}, {" ", 1}, {name, (size_t)n},
+                      {"1", 1}, {name, (size_t)n}, {"a", 1}};
+        for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++)
+            buf_put(out, pieces[k].p, pieces[k].n);
+    }
+}
+
+// Returns how many blocks of code points come out differently.
+static size_t compare_blocks(const tokenizer *t, const json_t *digests) {
+    size_t wrong = 0;
+    assert_int_equal(json_array_size(digests), 272);
+    for (size_t i = 0; i < 272; i++) {
+        unsigned char sum[32];
+        char hex[17];
+        buf text = {0}, bytes = {0};
+        token_list l = {0};
+        err e = {0};
+        put_block(i, &text);
+        buf_put(&text, "", 0);
+        assert_int_equal(tokenizer_encode(t, text.data, text.len, false, &l, &e), 0);
+        for (size_t k = 0; k < l.n; k++)
+            buf_put_u32(&bytes, (uint32_t)l.ids[k]);
+        buf_put(&bytes, "", 0);
+        assert_int_equal(EVP_Digest(bytes.data, bytes.len, sum, NULL, EVP_sha256(), NULL), 1);
+        for (size_t k = 0; k < 8; k++)
+            snprintf(hex + 2 * k, 3, "%02x", sum[k]);
+        if (strcmp(hex, json_string_value(json_array_get(digests, i))) != 0) {
+            printf("code points U+%04zX to U+%04zX\n", i * 4096, i * 4096 + 4095);
+            wrong++;
+        }
+        token_list_release(&l);
+        buf_release(&bytes);
+        buf_release(&text);
+    }
+    return wrong;
+}
+
 static void check_goldens(const char *golden_name, const char *vocabulary_name, const char *pre) {
     char path[128];
     vocabulary v;
@@ -68,6 +117,7 @@ static void check_goldens(const char *golden_name, const char *vocabulary_name, 
     assert_true(json_object_size(json_object_get(golden, "trusted")) > 20);
     assert_int_equal(compare(v.tokens, golden, false), 0);
     assert_int_equal(compare(v.tokens, golden, true), 0);
+    assert_int_equal(compare_blocks(v.tokens, json_object_get(golden, "blocks")), 0);
     json_decref(golden);
     vocabulary_close(&v);
 }
