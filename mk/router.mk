@@ -1,2 +1,4 @@
 # The Lua libraries are part of the binary (router/library.c).
 $(B)/obj/router/library.o: router/queue.lua router/quota.lua
+FUZZ_ROOM_codec := router
+FUZZ_FLAGS_codec := -max_len=4096
