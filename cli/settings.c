@@ -125,7 +125,7 @@ int settings_load_up(settings *s, config *c, err *e) {
         return -1;
     if (!realpath(c->data_dir, dir) || strlen(dir) + ROOM > sizeof c->data_dir)
         return too_long(c->data_dir, c, e); // absolute, because children run elsewhere
-    snprintf(c->data_dir, sizeof c->data_dir, "%s", dir);
+    memcpy(c->data_dir, dir, strlen(dir) + 1);
     return 0;
 }
 
