@@ -78,8 +78,8 @@ static void theirs(writer w, const char *text, size_t n) {
     segment_put(w.a, w.out, text, n, false);
 }
 
-static void line(writer w, const char *text) {
-    theirs(w, text, strlen(text));
+static void line(writer w, const char *text) { // NULL: an empty one
+    theirs(w, text, text ? strlen(text) : 0);
     ours(w, "\n");
 }
 
@@ -101,7 +101,7 @@ static void write_repository(const fim_template *f, const fim_request *r, writer
     }
     ours(w, f->file);
     if (lines)
-        line(w, r->path ? r->path : "");
+        line(w, r->path);
 }
 
 int fim_render(const fim_template *f, const fim_request *r, arena *a, segment_list *out, err *e) {

@@ -41,7 +41,9 @@ static void ours(writer *w, const char *text) {
 
 static void theirs(writer *w, slice s) { segment_put(w->a, w->out, s.p, s.n, false); }
 
-static slice content_of(const chat_message *m) { return (slice){m->content, m->n_content}; }
+static slice content_of(const chat_message *m) {
+    return (slice){m->n_content ? m->content : "", m->n_content};
+}
 
 static bool has_role(const chat_message *m, const char *role) { return !strcmp(m->role, role); }
 

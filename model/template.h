@@ -10,8 +10,9 @@
 #include "model/gguf.h"
 #include "model/tokenizer.h"
 
-typedef struct chat_message { // borrowed strings, valid UTF-8
-    const char *role;         // "system", "developer", "user", "assistant", "tool"
+// Borrowed strings, valid UTF-8. No family here writes name or tool_call_id.
+typedef struct chat_message {
+    const char *role; // "system", "developer", "user", "assistant", "tool"
     const char *content;
     size_t n_content;
     const char *name;         // or NULL

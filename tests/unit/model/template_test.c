@@ -135,6 +135,21 @@ static void tool_answers_are_refused_where_the_family_has_none(void **state) {
         check_refused(without[i], m, 2, ERR_UNSUPPORTED, "messages[1].role");
 }
 
+static void a_message_may_be_without_content(void **state) {
+    (void)state;
+    const chat_message m[] = {{.role = "system"}, {.role = "user"}, {.role = "assistant"}};
+    for (size_t i = 0; i < N_ALL; i++) {
+        arena a;
+        arena_init(&a);
+        segment_list l = {0};
+        err e = {0};
+        assert_int_equal(template_render(template_by_name(all[i]), m, 3, true, &a, &l, &e), 0);
+        for (size_t k = 0; k < l.n; k++)
+            assert_true(l.items[k].n > 0);
+        arena_release(&a);
+    }
+}
+
 static void names_are_those_that_can_be_configured(void **state) {
     (void)state;
     buf joined = {0};
@@ -184,6 +199,7 @@ int main(void) {
         cmocka_unit_test(users_cannot_spell_control_tokens_of_real_vocabularies),
         cmocka_unit_test(unknown_roles_are_refused_by_position),
         cmocka_unit_test(tool_answers_are_refused_where_the_family_has_none),
+        cmocka_unit_test(a_message_may_be_without_content),
         cmocka_unit_test(names_are_those_that_can_be_configured),
         cmocka_unit_test(bos_comes_once_when_it_is_wanted),
     };
