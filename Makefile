@@ -59,11 +59,11 @@ $(B)/tiergate: $(call libs,cli)
 .PHONY: run check
 run: ## install what is missing, build, get a small real model and start everything on this machine
 	@tools/install.sh run
-	@$(MAKE) --no-print-directory -j$$(nproc) build model-file
+	@$(MAKE) --no-print-directory -s -j$$(nproc) build model-file
 	@exec $(B)/tiergate up --model smollm2-135m-instruct=$(TIERGATE_TEST_MODEL) $(UP)
 check: ## run every test (under 20 minutes on two cores)
 	@tools/install.sh check
-	@$(MAKE) --no-print-directory model-file vocab-file
+	@$(MAKE) --no-print-directory -s model-file vocab-file
 	@tools/check.sh
 
 .PHONY: build
