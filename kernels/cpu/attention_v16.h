@@ -27,8 +27,9 @@ typedef struct tile { // one item's working memory
     sums chunk, total;
 } tile;
 
-static sums sums_at(float *p, int n) {
-    return (sums){.value = p + 17 * n, .weight = p + n, .largest = p};
+static sums sums_at(float *p, int n, size_t width) {
+    return (sums){
+        .value = p, .weight = p + (size_t)n * width, .largest = p + (size_t)n * (width + 16)};
 }
 
 static void sums_clear(const sums *s, int n, size_t width) {
@@ -49,8 +50,8 @@ static tile tile_open(const attention_item *it, float *scratch) {
     int group = a->n_heads / a->kv->n_kv_heads;
     tile t = {
         .it = it, .n = it->n_rows * group, .group = group, .dim = a->kv->head_dim, .width = width};
-    t.total = sums_at(it->partial ? it->partial : scratch, t.n);
-    t.chunk = sums_at(scratch + partial, t.n);
+    t.total = sums_at(it->partial ? it->partial : scratch, t.n, width);
+    t.chunk = sums_at(scratch + partial, t.n, width);
     t.q = scratch + 2 * partial;
     t.kt = t.q + QUERIES * width;
     t.v = t.kt + KEYS * width;
@@ -81,20 +82,19 @@ V16 v16 cache_load(const void *cache, kv_type type, size_t at, int n) {
     return type == KV_F16 ? v16_load_f16(p) : v16_load_bf16(p);
 }
 
-// Keys key .. key + n - 1 as floats, K to kt and V to v. kt's columns past n hold anything; the
-// scores there are masked later.
+// Keys key .. key + n - 1 as floats, K to kt and V to v, by runs of 16, which never cross a page.
+// kt's columns past n hold anything; the scores there are masked later.
 V16 void load_keys_of(const tile *t, int key, int n, kv_type type) {
     const kv_layer *kv = t->it->args->kv;
-    for (int i = 0; i < n; i += 16) {
-        size_t at = kv_key_index(kv, t->it->span, t->it->kv_head, key + i);
-        for (int d = 0; d < t->dim; d++, at += (size_t)kv->page_tokens)
-            v16_store(t->kt + (size_t)d * KEYS + i, cache_load(kv->k, type, at, 16));
-    }
-    for (int i = 0; i < n; i++) {
-        size_t at = kv_value_index(kv, t->it->span, t->it->kv_head, key + i);
-        for (int d = 0; d < t->dim; d += 16)
-            v16_store(t->v + (size_t)i * t->width + d,
-                      cache_load(kv->v, type, at + (size_t)d, lanes(t->dim - d)));
+    for (int run = 0; run < n; run += 16) {
+        size_t k = kv_key_index(kv, t->it->span, t->it->kv_head, key + run);
+        size_t v = kv_value_index(kv, t->it->span, t->it->kv_head, key + run);
+        for (int d = 0; d < t->dim; d++, k += (size_t)kv->page_tokens)
+            v16_store(t->kt + (size_t)d * KEYS + run, cache_load(kv->k, type, k, 16));
+        for (int i = run; i < run + lanes(n - run); i++, v += (size_t)t->dim)
+            for (int d = 0; d < t->dim; d += 16)
+                v16_store(t->v + (size_t)i * t->width + d,
+                          cache_load(kv->v, type, v + (size_t)d, lanes(t->dim - d)));
     }
 }
 
@@ -219,7 +219,8 @@ static void attend_merge(const attention_item *it, float *scratch) {
     tile t = tile_open(&whole, scratch);
     sums_clear(&t.total, t.n, t.width);
     for (int i = 0; i < it->last_chunk - it->first_chunk; i++) {
-        sums part = sums_at(it->partial + (size_t)i * attention_partial_floats(t.n, t.dim), t.n);
+        sums part =
+            sums_at(it->partial + (size_t)i * attention_partial_floats(t.n, t.dim), t.n, t.width);
         merge(&t.total, &part, t.n, t.width);
     }
     write_rows(&t);

@@ -145,6 +145,116 @@ static void bench_attention(ops *o, int heads, int kv_heads, int dim, int rows, 
     free(k), free(v), free(table), free(span), free(q), free(y);
 }
 
+// ---- a whole step of SmolLM2-135M's shapes (30 layers, Q4_1, Q8_0 head), every operation but
+// sampling
+enum {
+    DIM = 576,
+    HIDDEN = 1536,
+    HEADS = 9,
+    KV_HEADS = 3,
+    HEAD_DIM = 64,
+    LAYERS = 30,
+    VOCABULARY = 49152,
+    QKV = 960
+};
+
+typedef struct model {
+    ops *o;
+    weight *qkv, *out, *gate_up, *down,
+        *head; // all layers share one set, so this is the time from cache
+    float *x, *y, *z, *logits, gain[DIM], inv_freq[HEAD_DIM / 2];
+    kv_layer kv;
+} model;
+
+static weight *one_weight(ops *o, weight_type t, int n_out, int n_in) {
+    uint8_t *data = random_weights(t, n_out, n_in);
+    weight_source source = {"bench", t, data, n_out, n_in};
+    weight *w = NULL;
+    err e = {0};
+    if (o->weight_pack(o, &source, 1, &w, &e)) {
+        printf("%s\n", e.message);
+        exit(1);
+    }
+    free(data);
+    return w;
+}
+
+static void product(const model *m, const weight *w, const float *x, int n_in, float *y, int n_out,
+                    int rows) {
+    m->o->matmul(m->o,
+                 &(matmul_args){
+                     .w = w, .x = x, .y = y, .n_rows = rows, .x_stride = n_in, .y_stride = n_out});
+}
+
+static void layer(const model *m, const seq_span *spans, int n_spans, int rows) {
+    ops *o = m->o;
+    o->rmsnorm(o, &(rmsnorm_args){m->x, NULL, m->gain, m->y, rows, DIM, 1e-5f});
+    product(m, m->qkv, m->y, DIM, m->z, QKV, rows);
+    o->rope_kv(o, &(rope_kv_args){.qkv = m->z,
+                                  .stride = QKV,
+                                  .n_heads = HEADS,
+                                  .inv_freq = m->inv_freq,
+                                  .attn_scale = 1,
+                                  .kv = &m->kv,
+                                  .spans = spans,
+                                  .n_spans = n_spans});
+    o->attention(o, &(attention_args){m->z, m->y, QKV, HEADS, &m->kv, spans, n_spans});
+    product(m, m->out, m->y, DIM, m->z, DIM, rows);
+    o->rmsnorm(o, &(rmsnorm_args){m->x, m->z, m->gain, m->y, rows, DIM, 1e-5f});
+    product(m, m->gate_up, m->y, DIM, m->z, 2 * HIDDEN, rows);
+    o->swiglu(o, &(swiglu_args){m->z, m->y, rows, HIDDEN});
+    product(m, m->down, m->y, HIDDEN, m->z, DIM, rows);
+}
+
+// spans sequences of `rows` new rows each at position `first`.
+static void bench_step(model *m, int n_spans, int rows, int first) {
+    int pages = (first + rows + 15) / 16, all = n_spans * rows;
+    size_t n = (size_t)(n_spans * pages * 16 * KV_HEADS * HEAD_DIM);
+    m->kv = (kv_layer){calloc(n, 2), calloc(n, 2), KV_F16, n_spans * pages, KV_HEADS, 16, HEAD_DIM};
+    int32_t *table = malloc((size_t)(n_spans * pages) * sizeof *table);
+    seq_span *spans = calloc((size_t)n_spans, sizeof *spans);
+    for (int i = 0; i < n_spans * pages; i++)
+        table[i] = i;
+    for (int i = 0; i < n_spans; i++)
+        spans[i] = (seq_span){i * rows, rows, first, table + i * pages, pages};
+    fill(m->x, (size_t)(all * DIM));
+    double best = 1e9;
+    for (int r = 0; r < RUNS * 2; r++) {
+        double t = now();
+        for (int l = 0; l < LAYERS; l++)
+            layer(m, spans, n_spans, all);
+        product(m, m->head, m->x, DIM, m->logits, VOCABULARY, n_spans);
+        t = now() - t;
+        best = t < best ? t : best;
+    }
+    printf("%-7s SmolLM2-135M Q4_1 step, %d x %d rows at %d: %.2f ms, %.0f tokens/s\n", m->o->name,
+           n_spans, rows, first, best * 1e3, all / best);
+    free(m->kv.k), free(m->kv.v), free(table), free(spans);
+}
+
+static void bench_model(ops *o) {
+    model m = {.o = o,
+               .qkv = one_weight(o, WT_Q4_1, QKV, DIM),
+               .out = one_weight(o, WT_Q4_1, DIM, DIM),
+               .gate_up = one_weight(o, WT_Q4_1, 2 * HIDDEN, DIM),
+               .down = one_weight(o, WT_Q4_1, DIM, HIDDEN),
+               .head = one_weight(o, WT_Q8_0, VOCABULARY, DIM),
+               .x = malloc(512 * DIM * 4),
+               .y = malloc(512 * HIDDEN * 4),
+               .z = malloc(512 * 2 * HIDDEN * 4),
+               .logits = malloc(32 * VOCABULARY * 4)};
+    fill(m.gain, DIM);
+    fill(m.inv_freq, HEAD_DIM / 2);
+    bench_step(&m, 1, 1, 200);
+    bench_step(&m, 8, 1, 200);
+    bench_step(&m, 16, 1, 200);
+    bench_step(&m, 1, 512, 0);
+    weight *all[] = {m.qkv, m.out, m.gate_up, m.down, m.head};
+    for (int i = 0; i < 5; i++)
+        o->weight_free(o, all[i]);
+    free(m.x), free(m.y), free(m.z), free(m.logits);
+}
+
 int main(int argc, char **argv) {
     static const weight_type types[] = {WT_Q4_0, WT_Q4_1, WT_Q4_K, WT_Q5_0, WT_Q5_K,
                                         WT_Q6_K, WT_Q8_0, WT_F16,  WT_F32};
@@ -168,6 +278,7 @@ int main(int argc, char **argv) {
         bench_attention(o, 9, 3, 64, 512, 1, 0);
         bench_attention(o, 28, 4, 128, 1, 1, 4096);
         bench_attention(o, 28, 4, 128, 256, 1, 1024);
+        bench_model(o);
         o->close(o);
     }
     return 0;
