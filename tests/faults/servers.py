@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "faults"
 RESTART_SECONDS = 0.3
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+DISK_BYTES = "64m"
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
@@ -112,16 +114,21 @@ class Proxy:
 
 
 class Site:
-    def __init__(self, directory, binary=None, gateways=2, workers=2, options=()):
+    """small_disks: each gateway's journal on a file system of its own. clock: Redis and the gateways live by set_clock.
+    Both only where this machine lets us: small_disks is then a list that is not empty, clock is true."""
+
+    def __init__(self, directory, binary=None, gateways=2, workers=2, options=(), small_disks=False, clock=False):
         self.dir = Path(directory)
         self.binary = str(binary or ROOT / "build" / "tiergate")
         self.n_gateways, self.n_workers = gateways, workers
         self.options = dict(options)  # "section.key": value, for every role
         self.processes, self.by_name = [], {}
+        self.wants_disks, self.small_disks = small_disks, []
+        self.clock = clock and os.path.exists(FAKETIME)
         self.ports = [free_port() for _ in range(2 * gateways + workers)]
         self.ended = threading.Event()
         self.keys = []  # {"key", "tenant", "tenant_name", ...}
-        for name in ("s", "logs", "secrets", "keep"):
+        for name in ("s", "logs", "secrets"):
             (self.dir / name).mkdir(parents=True)
         os.chmod(self.dir, 0o755)
 
@@ -160,8 +167,8 @@ class Site:
 
     # ---- processes
 
-    def add(self, name, argv, env=None):
-        p = Process(name, argv, self.path("logs", f"{name}.log"), env)
+    def add(self, name, argv):
+        p = Process(name, argv, self.path("logs", f"{name}.log"))
         self.processes.append(p)
         self.by_name[name] = p
         return p
@@ -183,7 +190,25 @@ class Site:
         (self.dir / "redis").mkdir()
         self.add("redis", ["redis-server", "--port", "0", "--unixsocket", self.path("s", "redis.sock"), "--dir",
                            self.path("redis"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-                           "--maxmemory-policy", "noeviction"])
+                           "--maxmemory-policy", "noeviction"]).env = self.clock_env()
+
+    def clock_env(self):
+        if not self.clock:
+            return {}
+        self.set_clock(0)
+        return {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": self.path("clock"), "FAKETIME_CACHE_DURATION": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+    def set_clock(self, seconds):
+        """The wall clock of Redis and the gateways: so far from the true one, within a second."""
+        (self.dir / "clock").write_text(f"{seconds:+d}s\n")
+
+    def mount_disk(self, name):
+        journal = self.path(name, "journal")
+        os.mkdir(journal)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", journal]
+        if self.wants_disks and subprocess.run(mount, capture_output=True).returncode == 0:
+            self.small_disks.append(journal)
 
     def make_roles(self):
         links = []
@@ -193,7 +218,8 @@ class Site:
             links.append((f"gw{i}-pg", self.path("s", f"gw{i}-pg", ".s.PGSQL.5432"),
                           self.path("s", "pg", ".s.PGSQL.5432")))
             self.write_config(f"gw{i}", links[-2][1], self.path("s", f"gw{i}-pg"), self.ports[2 * i:2 * i + 2])
-            self.add(f"gw{i}", [self.binary, "gateway", "--config", self.path(f"gw{i}.ini")])
+            self.add(f"gw{i}", [self.binary, "gateway", "--config", self.path(f"gw{i}.ini")]).env = self.clock_env()
+            self.mount_disk(f"gw{i}")
         for i in range(self.n_workers):
             links.append((f"w{i}-redis", self.path("s", f"w{i}-redis.sock"), self.path("s", "redis.sock")))
             self.write_config(f"w{i}", links[-1][1], self.path("s", "pg"), [0, self.ports[2 * self.n_gateways + i]])
@@ -302,10 +328,16 @@ class Site:
         while not self.ended.wait(0.03):
             for gateway in self.dir.glob("gw?"):
                 for segment in gateway.glob("journal/*.log"):
-                    try:
-                        os.link(segment, self.dir / "keep" / f"{gateway.name}-{segment.stat().st_ino}")
-                    except OSError:
-                        pass  # kept already, gone, or on another file system
+                    self.keep_journal(gateway.name, segment)
+
+    def keep_journal(self, gateway, segment):
+        """On the journal's own file system, where only a name is needed."""
+        keep = self.dir / gateway / "journal" / "keep"
+        keep.mkdir(exist_ok=True)
+        try:
+            os.link(segment, keep / str(segment.stat().st_ino))
+        except OSError:
+            pass  # kept already, or gone
 
     def crashes(self):
         return [f"{p.name} ended with signal {-code}" for p in self.processes for code in p.exits
@@ -320,6 +352,8 @@ class Site:
             p.stop(signal.SIGINT if p.name == "postgres" else signal.SIGTERM)
         if hasattr(self, "proxy"):
             self.proxy.close()
+        for disk in self.small_disks:
+            subprocess.run(["umount", disk], capture_output=True)
 
 
 class RedisError(Exception):

@@ -1,0 +1,237 @@
+"""Joins what the clients saw, what the journals accepted and what the ledger holds, and says where P1 to P6 are broken.
+
+It reads the clients' history (load.py), the journals' lines, tables of PostgreSQL and, at the end, what is left in
+Redis: nothing that the product counts about itself. Faults (events of faults.py) only loosen what the protocol itself
+loosens: an exact row when its gateway was lost, and success without a cause.
+"""
+import json
+import struct
+import zlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+READ_TO_ITS_END = ("done", "error_event", "dropped", "refused")
+CODES = {  # what an accepted or refused request of this load may be told
+    "dependency_unavailable", "server_is_overloaded", "server_error", "poison_request", "deadline_exceeded",
+    "rate_limit_exceeded", "insufficient_quota", "request_in_progress", None,
+}
+ATTEMPTS_MOST = 3
+
+
+@dataclass
+class Violation:
+    rule: str
+    at: float  # when the request began; 0: of the whole run
+    text: str
+
+    def __str__(self):
+        return f"{self.rule}: {self.text}"
+
+
+@dataclass
+class Row:
+    id: str
+    tenant: str
+    user: str
+    key: str
+    day: str
+    outcome: str
+    attempts: int
+    prompt: int
+    cached: int
+    completion: int
+    money: int
+
+
+ROWS_SQL = ("SELECT request_id, tenant_id, user_id, key_id, (at AT TIME ZONE 'UTC')::date, outcome, attempts, "
+            "prompt_tokens, cached_tokens, completion_tokens, money FROM usage")
+
+
+def read_rows(site):
+    return [Row(*r[:6], *map(int, r[6:])) for r in site.sql(ROWS_SQL, 120)]
+
+
+def read_history(paths):
+    return [json.loads(line) for path in paths for line in open(path)]
+
+
+def journal_lines(path):
+    """(kind, id) of each line with a right checksum."""
+    for line in open(path, "rb"):
+        crc, _, rest = line.rstrip(b"\n").partition(b" ")
+        try:
+            if int(crc, 16) != zlib.crc32(rest):
+                continue
+        except ValueError:
+            continue
+        words = rest.split(b" ", 2)
+        yield words[0].decode(), words[1].decode()
+
+
+def read_journals(site):
+    """ids with a line A, and those of them without C in what is still there."""
+    accepted, committed = set(), set()
+    paths = {(p.stat().st_dev, p.stat().st_ino): p for p in [*site.dir.glob("gw?/journal/*.log"), *site.dir.glob("gw?/journal/keep/*")]}
+    for path in paths.values():
+        for kind, ident in journal_lines(path):
+            (accepted if kind == "A" else committed if kind == "C" else set()).add(ident)
+    return accepted, accepted - committed
+
+
+class Checker:
+    def __init__(self, history, rows, accepted, kinds, faults, prices=(3, 1, 7)):
+        self.history, self.rows, self.accepted = history, rows, accepted
+        self.kinds = kinds  # each: prompt_tokens, references [(text, finish)] per choice
+        self.faults = faults  # each: begin, end (recovered), gateways (set of indices), redis
+        self.prices = prices
+        self.by_id = {r.id: r for r in rows}
+        self.found = []
+
+    def say(self, rule, x, text):
+        self.found.append(Violation(rule, x["began"] if x else 0, f"{text}{' ' + brief(x) if x else ''}"))
+
+    # ---- what the faults allow
+
+    def overlapping(self, x):
+        return [f for f in self.faults if f["begin"] <= x["ended"] and x["began"] <= f["end"]]
+
+    def is_gateway_lost(self, x):
+        """Was its gateway killed, stopped or cut off from Redis, or Redis lost, at any time of its life?"""
+        return any(x["gateway"] in f["gateways"] or f["redis"] for f in self.overlapping(x))
+
+    # ---- one request
+
+    def check_end(self, x):
+        if x["end"] in ("hung", "malformed"):
+            self.say("P1", x, f"the client saw no outcome that the API knows: {x['end']} {x.get('why', '')}")
+        if x["code"] not in CODES or x["status"] in (400, 401, 403, 404, 413):
+            self.say("P1", x, "an error that has no cause in this load")
+        if x["end"] in ("dropped", "refused", "error_event", "unsent") and not self.overlapping(x):
+            self.say("P1", x, "failed without any fault")
+
+    def check_row_exists(self, x):
+        if x["status"] == 200 and x["id"] not in self.accepted:
+            self.say("P1", x, "answered, and no journal has its line A")
+        if x["id"] in self.accepted and x["id"] not in self.by_id:
+            self.say("P1", x, "accepted, and there is no row")
+
+    def check_text(self, x):
+        references = self.kinds[x["kind"]]["references"]
+        for text, finish, (whole, last) in zip(x["texts"], x["finish"], references):
+            if not whole.startswith(text):
+                at = next((i for i, (a, b) in enumerate(zip(text, whole)) if a != b), len(whole))
+                self.say("P6", x, f"position {at} is wrong: {text[at - 3 if at > 2 else 0:at + 6]!r}, not "
+                         f"{whole[at - 3 if at > 2 else 0:at + 6]!r}")
+            elif finish == "stop" and (text, finish) != (whole, last):
+                self.say("P6", x, "it says stop before its end")
+            elif finish == "length" and x["max_tokens"] and len(text) != x["max_tokens"]:
+                self.say("P6", x, f"it says length after {len(text)} tokens")
+
+    def check_counts(self, x, row):
+        received = sum(map(len, x["texts"])) + x["finish"].count("stop")
+        unsaid = x["finish"].count(None) if x["end"] != "done" else 0  # an end token may have come without its name
+        loose = self.is_gateway_lost(x)
+        if x["end"] == "done":
+            if not row.completion == received == x["usage"]:
+                self.say("P3", x, f"the row has {row.completion} tokens, usage {x['usage']}, the text {received}")
+            if row.outcome != "ok":
+                self.say("P3", x, f"complete for the client, '{row.outcome}' in the row")
+            return
+        if x["stream"] and x["end"] in READ_TO_ITS_END and row.completion > received + unsaid:
+            self.say("P3", x, f"the row has {row.completion} tokens, the client was handed {received}")
+        if not loose and row.completion < received:
+            self.say("P3", x, f"the row has {row.completion} tokens, the client got {received}")
+        if row.outcome == "ok" and x["end"] == "error_event" and not loose:
+            self.say("P1", x, "an error for the client, 'ok' in the row")
+
+    def check_row(self, row, x):
+        if row.attempts > ATTEMPTS_MOST:
+            self.say("P6", x, f"{row.attempts} attempts of {row.id}")
+        full, cached, out = self.prices
+        if row.money != (row.prompt - row.cached) * full + row.cached * cached + row.completion * out:
+            self.say("P2", x, f"row {row.id} costs {row.money}, which its tokens do not")
+        if x and row.prompt not in (0, self.kinds[x["kind"]]["prompt_tokens"]):
+            self.say("P3", x, f"the row has {row.prompt} prompt tokens")
+        if row.id not in self.accepted and row.completion:
+            self.say("P1", x, f"row {row.id} has tokens, and no journal has its line A")
+
+    # ---- all of them
+
+    def check_ids(self):
+        ids = Counter(x["id"] for x in self.history if x["id"])
+        for ident, n in ids.items():
+            if n > 1:
+                self.say("P1", None, f"{n} requests were answered as {ident}")
+        missing = self.accepted - self.by_id.keys()
+        for ident in sorted(missing - ids.keys()):
+            self.say("P1", None, f"{ident} was accepted (its client lost the connection) and has no row")
+        unnamed = sum(x["id"] is None and x["end"] in ("dropped", "cancelled") for x in self.history)
+        strangers = self.by_id.keys() - ids.keys()
+        if len(strangers) > unnamed:
+            self.say("P1", None, f"{len(strangers)} rows of requests that no client saw, {unnamed} could be")
+
+    def check_sums(self, quota_used):
+        """quota_used: (tenant, scope, day) -> requests, tokens, money."""
+        sums = defaultdict(lambda: [0, 0, 0])
+        for r in self.rows:
+            for scope in ("t", f"u:{r.user}", f"k:{r.key}", "m:faults"):
+                s = sums[r.tenant, scope, r.day]
+                s[0] += 1
+                s[1] += r.prompt + r.completion
+                s[2] += r.money
+        for key in sums.keys() | quota_used.keys():
+            want, got = sums.get(key, [0, 0, 0]), quota_used.get(key, [0, 0, 0])
+            if want != got:
+                self.say("P2", None, f"quota_used of {key} is {got}, its rows sum up to {want}")
+
+    def check_limits(self, limits):
+        """limits: (tenant, scope) -> tokens a day; P4 while Redis kept its data."""
+        used = Counter()
+        for r in self.rows:
+            for scope in ("t", f"u:{r.user}", f"k:{r.key}"):
+                used[r.tenant, scope] += r.prompt + r.completion
+        for key, limit in limits.items():
+            if used[key] > limit and not any(f["redis"] for f in self.faults):
+                self.say("P4", None, f"{used[key]} tokens of {key} were used, {limit} were allowed")
+
+    def run(self, quota_used, limits=None):
+        if len(self.by_id) != len(self.rows):
+            self.say("P2", None, "an id has two rows")
+        of = {x["id"]: x for x in self.history if x["id"]}
+        for x in self.history:
+            self.check_end(x)
+            self.check_row_exists(x)
+            self.check_text(x)
+            if x["id"] in self.by_id:
+                self.check_counts(x, self.by_id[x["id"]])
+        for r in self.rows:
+            self.check_row(r, of.get(r.id))
+        self.check_ids()
+        self.check_sums(quota_used)
+        self.check_limits(limits or {})
+        return self.found
+
+
+def brief(x):
+    return (f"(request {x['n']} {x['id']} at gateway {x['gateway']}, {'streamed' if x['stream'] else 'whole'}, "
+            f"{x['end']}{' ' + str(x['code']) if x['code'] else ''}, began {x['began']:.3f}, took "
+            f"{x['ended'] - x['began']:.3f} s)")
+
+
+def read_quota_used(site):
+    rows = site.sql("SELECT tenant_id, scope, day, requests, tokens, money FROM quota_used")
+    return {tuple(r[:3]): [int(v) for v in r[3:]] for r in rows}
+
+
+def left_in_redis(site):
+    """What must not be there once everything has ended: open records, waiting entries, held tokens."""
+    left = []
+    for key in site.redis_call("KEYS", "tg:*"):
+        name = key.decode()
+        if ":r:" in name or name.endswith(":open") or ":q:" in name:
+            left.append(name)
+        elif "}:s:" in name:
+            value = site.redis_call("GET", name)
+            if len(value) == 88 and any(struct.unpack("<11d", value)[8:]):
+                left.append(f"{name} holds {struct.unpack('<11d', value)[8:]}")
+    return left

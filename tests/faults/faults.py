@@ -1,0 +1,282 @@
+"""Real processes, real servers, random faults, and a checker: is P1 to P6 of the protocol true in the product?
+
+    faults.py --seed N [--seconds 60] [--only NAME,...]   a random schedule, repeatable by its seed
+    faults.py --matrix                                    each fault at each stage, one line a cell
+    faults.py --list
+
+Prints the seed first, one line a fault, every violation with the request it is about, and at the end
+"N passed, N failed, N skipped": one for each property. The directory with all logs stays when something failed.
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from http.client import HTTPSConnection
+from pathlib import Path
+
+import checker
+import injuries
+from servers import MODEL, ROOT, Site, missing_programs
+
+PROPERTIES = {
+    "P1": "every accepted request has one outcome and one row",
+    "P2": "no id has two rows, quota_used is the sum of the rows",
+    "P3": "no row exceeds what was handed, and is exact where it must be",
+    "P4": "no limit is overspent while Redis keeps its data",
+    "P6": "positions are continuous, at most 3 attempts",
+    "REST": "everything ends: no record, entry or hold is left, no process crashed",
+}
+
+
+def say(text):
+    print(text, flush=True)
+
+
+# ---- what is asked
+
+def make_kinds(r):
+    words = ["def", "return", "tier", "gate", "x = 1", "for i", "import", "queue", "hold", "settle", "(", "):", "# row"]
+    kinds = []
+    for i in range(40):
+        prompt = " ".join(r.choice(words) for _ in range(r.randrange(2, 12)))
+        body = {"model": MODEL, "seed": r.randrange(1, 1 << 30)}
+        if r.random() < 0.3:
+            body = {"model": MODEL, "temperature": 0}
+        kind = {"path": "/v1/completions", "body": body | {"prompt": prompt}, "n": 1}
+        if i % 4 == 1:
+            kind["path"] = "/v1/chat/completions"
+            kind["body"] = body | {"messages": [{"role": "user", "content": prompt}]}
+        if i % 4 == 2:
+            kind["headers"] = {"x-tiergate-task": "completion"}
+        if i % 8 == 3 and "seed" in body:
+            kind["n"] = kind["body"]["n"] = 2
+        kinds.append(kind)
+    return kinds
+
+
+def learn_references(site, kinds):
+    """The whole undisturbed text of each kind, and its prompt's tokens."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = HTTPSConnection("127.0.0.1", site.gateway_ports()[0], context=context, timeout=60)
+    for kind in kinds:
+        connection.request("POST", kind["path"], json.dumps(kind["body"]), {
+            "Authorization": f"Bearer {site.keys[0]['key']}", "Content-Type": "application/json"} | kind.get("headers", {}))
+        answer = connection.getresponse()
+        data = json.loads(answer.read())
+        if answer.status != 200:
+            raise RuntimeError(f"no reference: {data}")
+        choices = sorted(data["choices"], key=lambda c: c["index"])
+        kind["references"] = [(c["text"] if "text" in c else c["message"]["content"], c["finish_reason"]) for c in choices]
+        kind["prompt_tokens"] = data["usage"]["prompt_tokens"]
+        kind["tokens"] = data["usage"]["completion_tokens"]
+        kind["reference_id"] = answer.getheader("x-request-id")
+    connection.close()
+
+
+# ---- the clients
+
+class Load:
+    def __init__(self, site, kinds, o):
+        self.histories, self.children = [], []
+        for process in range(o.processes):
+            plan = {"seed": o.seed, "process": process, "clients": o.clients // o.processes,
+                    "rate": o.rate / o.processes, "ports": site.gateway_ports(), "keys": [k["key"] for k in site.keys],
+                    "kinds": [{k: v for k, v in kind.items() if k in ("path", "body", "n", "headers")} for kind in kinds],
+                    "streamed": 0.7, "cancelled": 0.1, "max_tokens": [1, 2, 4, 4, 8, 8, 8, 16, 16, 48]}
+            path, history = site.path(f"plan{process}.json"), site.path(f"history{process}.jsonl")
+            Path(path).write_text(json.dumps(plan))
+            self.histories.append(history)
+            self.children.append(subprocess.Popen([sys.executable, Path(__file__).with_name("load.py"), path, history],
+                                                  stdin=subprocess.PIPE))
+
+    def stop(self):
+        for c in self.children:
+            c.stdin.close()
+        return [f"a client process ended with {c.returncode}" for c in self.children if c.wait(120)]
+
+
+# ---- the faults
+
+class Run:
+    """One site, its load and the faults dealt so far."""
+
+    def __init__(self, o):
+        self.o, self.faults, self.lock = o, [], threading.Lock()
+        self.dir = tempfile.mkdtemp(prefix="tiergate-faults-")
+        self.site = Site(self.dir, o.binary, small_disks=o.disk, clock=o.clock)
+        self.troubles = []
+
+    def start(self):
+        o, site = self.o, self.site
+        site.start(str(ROOT / "build" / "tests" / "chaos_proxy"))
+        self.kinds = make_kinds(random.Random(f"kinds {o.seed}"))
+        learn_references(site, self.kinds)
+        self.load = Load(site, self.kinds, o)
+
+    def deal(self, injury, target, r, deal=None, **more):
+        """Deals one injury and notes from when to when its effects may be seen."""
+        fault = {"name": injury.name, "target": target, "begin": time.time() - 0.05, "end": float("inf"),
+                 "gateways": {int(target[-1])} if injury.loses_gateway else set(), "redis": injury.loses_redis} | more
+        with self.lock:
+            self.faults.append(fault)
+        result = None
+        try:
+            result = (deal or injury.deal)(self.site, target, r)
+            self.site.wait_ready(90)
+        except Exception as e:  # the site did not come back: that is a finding
+            self.troubles.append(f"after {injury.name} of {target}: {type(e).__name__}: {e}")
+        fault["end"] = time.time() + 2
+        return fault, result
+
+    def random_faults(self):
+        o = self.o
+        r = random.Random(o.seed)
+        names = o.only.split(",") if o.only else list(injuries.ALL)
+        known = [injuries.ALL[n] for n in names]
+        if not self.site.clock:
+            known = [k for k in known if k.name != "clock-jumped"]
+        if not self.site.small_disks:
+            known = [k for k in known if k.name != "disk-full"]
+        begun, threads = time.monotonic(), []
+        while (left := o.seconds - (time.monotonic() - begun)) > 0:
+            time.sleep(min(left, r.uniform(0.3, 2.5)))
+            threads = [t for t in threads if t.is_alive()]
+            if len(threads) >= 2:
+                continue
+            injury = r.choices(known, [k.weight for k in known])[0]
+            target = injury.target
+            if target == "gw":
+                target += str(r.randrange(self.site.n_gateways))
+            elif target == "w":
+                target += str(r.randrange(self.site.n_workers))
+            if not o.quiet:
+                say(f"{time.monotonic() - begun:6.1f} s  {injury.name} {target}")
+            threads.append(threading.Thread(target=self.deal, args=(injury, target, random.Random(r.random()))))
+            threads[-1].start()
+            if r.random() < 0.6:
+                threads[-1].join(30)
+        for t in threads:
+            t.join()
+
+    # ---- the end
+
+    def quiesce(self):
+        """Everything heals; then whatever must end has ended within the time of R4 and R5."""
+        try:
+            injuries.heal(self.site)
+        except Exception as e:
+            self.troubles.append(f"the site does not heal: {e}")
+        self.troubles += self.load.stop()
+        until, left = time.monotonic() + self.o.rest, ["?"]
+        while left and time.monotonic() < until:
+            time.sleep(0.5)
+            left = checker.left_in_redis(self.site) + [f"journal: {i} without C" for i in checker.read_journals(self.site)[1]]
+        if left:
+            self.troubles.append(f"{len(left)} things are left, {self.o.rest} s after the end: {left[:6]}")
+
+    def check(self):
+        site = self.site
+        history = checker.read_history(self.load.histories)
+        accepted, _ = checker.read_journals(site)
+        rows = checker.read_rows(site)
+        history += [reference_line(k, i) for i, k in enumerate(self.kinds)]
+        c = checker.Checker(history, rows, accepted, self.kinds, self.faults)
+        found = c.run(checker.read_quota_used(site))
+        found += [checker.Violation("REST", 0, t) for t in self.troubles + site.crashes()]
+        return history, rows, accepted, found
+
+    def close(self, keep):
+        self.site.stop()
+        if keep:
+            say(f"logs, history and configuration: {self.dir}")
+        else:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def reference_line(kind, index):
+    """The history of the request that a reference came from."""
+    texts, finish = [list(t) for t in zip(*kind["references"])]
+    return {"n": f"reference {index}", "gateway": 0, "key": 0, "kind": index, "stream": False, "n_choices": kind["n"],
+            "max_tokens": 0, "began": 0, "ended": 0, "id": kind["reference_id"], "status": 200, "code": None,
+            "end": "done", "texts": texts, "finish": finish, "usage": kind["tokens"]}
+
+
+def report(history, rows, accepted, found, skipped):
+    ends = Counter(x["end"] for x in history)
+    outcomes = Counter(r.outcome for r in rows)
+    attempts = Counter(r.attempts for r in rows)
+    say(f"{len(history)} requests, {len(accepted)} accepted, {len(rows)} rows; {sum(len(t) for x in history for t in x['texts'])} tokens")
+    say("clients:  " + ", ".join(f"{n} {e}" for e, n in ends.most_common()))
+    say("rows:     " + ", ".join(f"{n} {o}" for o, n in outcomes.most_common()))
+    say("attempts: " + ", ".join(f"{n} of {a}" for a, n in sorted(attempts.items())))
+    rules = Counter(v.rule for v in found)
+    for rule, n in rules.items():
+        for v in [v for v in found if v.rule == rule][:8]:
+            say(f"VIOLATION {v}")
+        if n > 8:
+            say(f"VIOLATION {rule}: and {n - 8} more")
+    for rule, text in PROPERTIES.items():
+        verdict = "skipped" if rule in skipped else "FAILED" if rules[rule] else "passed"
+        say(f"{rule:5} {verdict:8} {text}{': ' + skipped[rule] if rule in skipped else ''}")
+    failed = sum(rule in rules for rule in PROPERTIES)
+    say(f"{len(PROPERTIES) - failed - len(skipped)} passed, {failed} failed, {len(skipped)} skipped")
+    return failed
+
+
+def random_run(o):
+    run, found = Run(o), ["not checked"]
+    say(f"seed {o.seed}, {o.seconds} s, {o.clients} clients, at most {o.rate} requests/s" if o.rate else
+        f"seed {o.seed}, {o.seconds} s, {o.clients} clients")
+    try:
+        run.start()
+        run.random_faults()
+        run.quiesce()
+        history, rows, accepted, found = run.check()
+        faults = Counter(f["name"] for f in run.faults)
+        say(f"{len(run.faults)} faults: " + ", ".join(f"{n} {f}" for f, n in faults.most_common()))
+        return report(history, rows, accepted, found, {"P4": "no limits are set"})
+    finally:
+        run.close(bool(found) or o.keep)
+
+
+def parse():
+    p = argparse.ArgumentParser()
+    p.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 10**6))
+    p.add_argument("--seconds", type=float, default=60)
+    p.add_argument("--clients", type=int, default=48)
+    p.add_argument("--processes", type=int, default=1)
+    p.add_argument("--rate", type=float, default=0, help="requests a second at most; 0: as fast as they go")
+    p.add_argument("--rest", type=float, default=60, help="seconds for everything to end after the last fault")
+    p.add_argument("--only", default="", help="names of faults, comma-separated")
+    p.add_argument("--binary", default="")
+    p.add_argument("--matrix", action="store_true")
+    p.add_argument("--list", action="store_true")
+    p.add_argument("--quiet", action="store_true")
+    p.add_argument("--keep", action="store_true", help="keep the directory even when all is well")
+    p.add_argument("--clock", action=argparse.BooleanOptionalAction, default=False, help="Redis and gateways under libfaketime")
+    p.add_argument("--disk", action=argparse.BooleanOptionalAction, default=os.geteuid() == 0, help="journals on small disks")
+    return p.parse_args()
+
+
+def main():
+    o = parse()
+    if o.list:
+        print("\n".join(f"{i.name:34} {i.target}" for i in injuries.ALL.values()))
+        return 0
+    if missing := missing_programs():
+        say(f"skip: no {', '.join(missing)}\n0 passed, 0 failed, 1 skipped")
+        return 0
+    return 1 if random_run(o) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
