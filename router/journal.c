@@ -5,6 +5,7 @@
 // Redis is the other copy.
 #include "router/journal_internal.h"
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
 #include <errno.h>
@@ -137,7 +138,8 @@ int journal_accept(journal *j, const char *id, const usage_meta *m, journal_mark
     const char *trouble = journal_trouble(j);
     if (trouble) {
         err_set(e, ERR_DEPENDENCY, NULL, "%s", trouble);
-        e->retry_ms = RETRY_MS;
+        if (e)
+            e->retry_ms = RETRY_MS;
         return -1;
     }
     buf text = {0}, line = {0};
@@ -198,6 +200,7 @@ static void sync_locked(journal *j) {
     j->old_fds = NULL;
     j->n_old_fds = 0;
     pthread_mutex_unlock(&j->mutex);
+    failed |= failpoint("journal.sync");
     for (size_t i = 0; i < n_old; i++) {
         failed |= fdatasync(old[i]) != 0;
         close(old[i]);

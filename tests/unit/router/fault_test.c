@@ -188,6 +188,34 @@ static void a_lease_that_is_gone_never_comes_back(void **state) {
     life_close(&f);
 }
 
+static void a_gateway_that_slept_through_its_lease_writes_nothing_more(void **state) {
+    (void)state;
+    life_client c;
+    life_worker *w = start_stream(&c);
+    uint64_t was = w->job.gateway;
+    char key[64];
+    queue_key_gateway(key, sizeof key, was);
+    clock_sleep_ms(4500); // stopped: longer than it may trust its lease, shorter than that lives
+    int64_t run = (int64_t)w->run;
+    reply_token t = {.id = life_token(0, 2), .logprob = 0};
+    reply_frame late = {.attempt = 1, .run = (uint64_t)run, .from = 2, .tokens = &t, .n_tokens = 1};
+    memcpy(late.id, request_id(c.q), sizeof late.id);
+    reply m = {.worker = w->id, .frames = &late, .n_frames = 1};
+    buf b = {0};
+    int alive = 0;
+    reply_encode(&m, &b);
+    assert_int_equal(queue_send_reply(f.redis, was, b.data, b.len, &alive, NULL), 0);
+    assert_int_equal(alive, 1);
+    buf_release(&b);
+    assert_true(life_run(&f, life_client_ended, &c, 3000));
+    assert_int_equal(c.end.outcome, OUTCOME_GATEWAY_LOST);
+    assert_int_equal(c.n[0], 2);
+    life_worker_join(w);
+    assert_true(life_wait_rows(&f, 1, 3000));
+    assert_row("gateway_lost 5 2");
+    life_close(&f);
+}
+
 static void noise_in_the_reply_stream_harms_nobody(void **state) {
     (void)state;
     life_client c;
@@ -382,6 +410,7 @@ int main(void) {
         FAULT(a_wipe_during_the_last_token_is_never_called_complete),
         FAULT(a_settlement_that_is_not_ours_decides_the_row_and_denies_the_end),
         FAULT(a_lease_that_is_gone_never_comes_back),
+        FAULT(a_gateway_that_slept_through_its_lease_writes_nothing_more),
         FAULT(noise_in_the_reply_stream_harms_nobody),
         FAULT(what_was_read_leaves_the_reply_stream),
         FAULT(postgres_away_delays_rows_and_nothing_else),

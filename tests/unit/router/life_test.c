@@ -243,7 +243,7 @@ static void a_client_that_goes_away_stops_its_worker_and_pays_what_it_got(void *
     life_client c;
     life_open(&f);
     life_client_init(&c, &f, 100);
-    c.cancel_at = 2;
+    c.cancel_at = 3; // the last it sends: nothing but the cancel itself can tell it
     life_worker *w = life_worker_start(&f, stream_until_cancelled, &is_told);
     submit(&c);
     assert_true(life_run(&f, life_client_ended, &c, 5000));
@@ -255,8 +255,34 @@ static void a_client_that_goes_away_stops_its_worker_and_pays_what_it_got(void *
     assert_true(life_wait_rows(&f, 1, 3000));
     char *row = life_text(&f, "SELECT concat_ws(' ', outcome, prompt_tokens, completion_tokens) "
                               "FROM usage");
-    assert_string_equal(row, "client_gone 5 2");
+    assert_string_equal(row, "client_gone 5 3");
     free(row);
+    life_close(&f);
+}
+
+static void three_at_once(life_worker *w) {
+    if (!life_claim(w, 3000))
+        return;
+    life_send_claim(w);
+    life_send(w, REPLY_PREFILLED, 0, 0, 3, "xxx");
+}
+
+static void what_was_received_but_not_handed_is_not_paid(void **state) {
+    (void)state;
+    life_client c;
+    life_open(&f);
+    life_client_init(&c, &f, 100);
+    c.takes = false;
+    life_worker *w = life_worker_start(&f, three_at_once, NULL);
+    submit(&c);
+    life_wait(&f, 300);
+    life_worker_join(w);
+    assert_int_equal(c.n[0], 3);
+    request_handed(c.q, 0, 1);
+    request_cancel(c.q, OUTCOME_CLIENT_GONE);
+    assert_true(life_run(&f, life_client_ended, &c, 3000));
+    assert_true(life_wait_rows(&f, 1, 3000));
+    assert_int_equal(life_number(&f, "SELECT completion_tokens FROM usage"), 1);
     life_close(&f);
 }
 
@@ -390,6 +416,34 @@ static void a_silent_worker_is_replaced_and_the_answer_goes_on_where_it_was(void
         assert_int_equal(c.ids[0][i], life_token(0, i));
     assert_true(life_wait_rows(&f, 1, 3000));
     assert_int_equal(life_number(&f, "SELECT attempts * 100 + completion_tokens FROM usage"), 204);
+    life_close(&f);
+}
+
+static void hold_for_6_seconds(life_worker *w) {
+    if (!life_claim(w, 3000))
+        return;
+    life_send_claim(w);
+    life_send(w, REPLY_PREFILLED, 0, 0, 1, "x");
+    for (int i = 0; i < 6; i++) {
+        clock_sleep_ms(1000);
+        life_send(w, REPLY_HOLD, 0, 0, 0, "");
+    }
+    for (int i = 1; i < 4; i++)
+        life_send(w, i == 3 ? REPLY_LAST : 0, 0, i, 1, "x");
+}
+
+static void a_slow_worker_that_says_so_is_left_alone(void **state) {
+    (void)state;
+    life_client c;
+    life_open(&f);
+    life_client_init(&c, &f, 4);
+    life_worker *w = life_worker_start(&f, hold_for_6_seconds, NULL);
+    submit(&c);
+    assert_true(life_run(&f, life_client_ended, &c, 9000));
+    life_worker_join(w);
+    assert_int_equal(c.end.outcome, OUTCOME_OK);
+    assert_true(life_wait_rows(&f, 1, 3000));
+    assert_int_equal(life_number(&f, "SELECT attempts FROM usage"), 1);
     life_close(&f);
 }
 
@@ -569,12 +623,14 @@ int main(void) {
         LIFE(an_absent_max_tokens_grows_by_extensions),
         LIFE(frames_of_another_run_attempt_or_request_are_dropped_and_answered_once),
         LIFE(a_client_that_goes_away_stops_its_worker_and_pays_what_it_got),
+        LIFE(what_was_received_but_not_handed_is_not_paid),
         LIFE(a_client_that_goes_away_while_it_waits_leaves_the_queue),
         LIFE(a_client_that_goes_away_at_once_leaves_nothing),
         LIFE(a_revoked_key_ends_its_requests_and_no_others),
         LIFE(work_that_cannot_start_in_time_ends_with_504),
         LIFE(a_full_queue_is_told_and_then_refused_without_asking),
         LIFE(a_silent_worker_is_replaced_and_the_answer_goes_on_where_it_was),
+        LIFE(a_slow_worker_that_says_so_is_left_alone),
         LIFE(what_was_popped_and_never_claimed_is_delivered_again),
         LIFE(a_gap_is_made_again_by_another_attempt),
         LIFE(after_three_attempts_it_is_a_dead_letter),
