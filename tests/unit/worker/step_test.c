@@ -264,6 +264,26 @@ static void places_are_given_in_order_of_arrival(void **state) {
     bench_close(&b);
 }
 
+static void a_small_job_does_not_overtake_a_large_one_that_waits_for_room(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b, 4, 64, 160);
+    job j[3] = {sampled(&b.m, 1, 0, 60, 20), sampled(&b.m, 2, 9, 90, 5),
+                sampled(&b.m, 3, 30, 2, 5)};
+    run *r[3];
+    for (int i = 0; i < 3; i++)
+        r[i] = bench_add(&b, &j[i]);
+    for (int i = 0; i < 10; i++) {
+        bench_step(&b);
+        assert_null(r[1]->choices[0].seq); // there is no room for it
+        assert_null(r[2]->choices[0].seq); // there is, but it came later
+    }
+    bench_run(&b);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(bench_told(&b, &j[i])->choices[0].finish, FINISH_LENGTH);
+    bench_close(&b);
+}
+
 // ---- choices
 
 static void choices_fork_after_the_shared_prompt_and_get_what_they_get_alone(void **state) {
@@ -301,6 +321,24 @@ static void choices_without_a_place_come_later(void **state) {
     bench_run(&b);
     alone(&one, &j);
     same_told(bench_told(&b, &j), bench_told(&one, &j), 5);
+    bench_close(&one);
+    bench_close(&b);
+}
+
+static void a_choice_that_comes_when_the_first_one_is_far_starts_from_the_prompt(void **state) {
+    (void)state;
+    bench b, one;
+    bench_open(&b, 2, 64, ROOMY);
+    job brief = sampled(&b.m, 1, 0, 5, 8), j = sampled(&b.m, 2, 9, 20, 30);
+    j.n_choices = 2;
+    bench_add(&b, &brief);
+    run *r = bench_add(&b, &j);
+    while (!r->choices[1].seq)
+        bench_step(&b);
+    assert_true(choice_made(r, &r->choices[0]) > 3);
+    bench_run(&b);
+    alone(&one, &j);
+    same_told(bench_told(&b, &j), bench_told(&one, &j), 2);
     bench_close(&one);
     bench_close(&b);
 }
@@ -356,31 +394,47 @@ static void penalise(job *j) {
     j->sampling.repetition_penalty = 1.1f;
 }
 
+// What the gateway was told with the first n tokens.
+static void told_by(const job *j, const int32_t *ids, int n, buf *out) {
+    text_stream t;
+    text_init(&t, model_tokenizer(tiny), j->stops, j->n_stops);
+    for (int i = 0; i < n; i++)
+        text_add(&t, ids[i], out);
+    text_release(&t);
+}
+
 static void another_attempt_goes_on_where_the_gateway_was(void **state) {
     (void)state;
-    static const int splits[] = {1, 7, 16, 39};
+    static const int32_t letters[] = {'a', 'b', 0xc3, 0xa9}; // many characters are cut by a split
     bench whole;
     job j = sampled(&(letterbox){0}, 1, 0, 21, 40);
     penalise(&j);
+    for (int i = 0; i < 4; i++)
+        j.sampling.bias[j.sampling.n_bias++] = (logit_bias){letters[i], 100};
+    j.stops[0] = (job_stop){"abababab", 8}; // held back, never complete
+    j.n_stops = 1;
     alone(&whole, &j);
     const told_choice *all = &bench_told(&whole, &j)->choices[0];
-    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+    for (int split = 1; split < 40; split += 2) {
         bench b;
+        buf text = {0};
         bench_open(&b, 2, 16, ROOMY);
         job again = j;
         again.attempt = 2;
         again.so_far[0].ids = all->ids;
-        again.so_far[0].n = splits[i];
+        again.so_far[0].n = split;
         bench_add(&b, &again);
         bench_run(&b);
         const told_choice *rest = &bench_told(&b, &again)->choices[0];
         assert_int_equal(rest->n, 40);
-        assert_memory_equal(rest->ids + splits[i], all->ids + splits[i],
-                            (size_t)(40 - splits[i]) * sizeof(int32_t));
-        assert_true(rest->text.len <= all->text.len);
-        assert_memory_equal(all->text.data + all->text.len - rest->text.len, rest->text.data,
-                            rest->text.len);
+        assert_memory_equal(rest->ids + split, all->ids + split,
+                            (size_t)(40 - split) * sizeof(int32_t));
+        told_by(&j, all->ids, split, &text);
+        buf_put(&text, rest->text.data, rest->text.len);
+        assert_int_equal(text.len, all->text.len);
+        assert_memory_equal(text.data, all->text.data, text.len);
         assert_int_equal(rest->finish, FINISH_LENGTH);
+        buf_release(&text);
         bench_close(&b);
     }
     bench_close(&whole);
@@ -602,8 +656,10 @@ int main(void) {
         cmocka_unit_test(sequences_side_by_side_get_what_each_gets_alone),
         cmocka_unit_test(a_pass_keeps_to_its_budget_and_decodes_first),
         cmocka_unit_test(places_are_given_in_order_of_arrival),
+        cmocka_unit_test(a_small_job_does_not_overtake_a_large_one_that_waits_for_room),
         cmocka_unit_test(choices_fork_after_the_shared_prompt_and_get_what_they_get_alone),
         cmocka_unit_test(choices_without_a_place_come_later),
+        cmocka_unit_test(a_choice_that_comes_when_the_first_one_is_far_starts_from_the_prompt),
         cmocka_unit_test(a_full_kv_cache_takes_places_back_and_changes_no_token),
         cmocka_unit_test(choices_that_lose_their_places_change_no_token),
         cmocka_unit_test(another_attempt_goes_on_where_the_gateway_was),
