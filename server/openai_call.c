@@ -22,7 +22,7 @@ static void log_end(const call *c, int status, int64_t total_us) {
     const call_record *r = &c->record;
     const char *outcome = r->outcome ? r->outcome : status < 400 ? "ok" : "refused";
     int64_t first_us = r->first_token_us ? r->first_token_us - exchange_started_us(c->x) : 0;
-    log_event(LOG_INFO, "request.end", "{s:s,s:s,s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:I,s:I}",
+    log_event(LOG_INFO, "http.access", "{s:s,s:s,s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:I,s:I}",
               "request_id", exchange_id(c->x), "route", c->route ? c->route->name : "none",
               "status", status, "outcome", outcome, "tenant", c->who.tenant, "key", c->who.key,
               "model", r->model ? r->model : "", "prompt_tokens", r->prompt_tokens, "cached_tokens",
@@ -68,7 +68,7 @@ static void set_error_headers(exchange *x, const openai_error *told) {
 void call_fail(call *c, const err *e) {
     openai_error told = openai_error_of(e);
     if (told.status == 500)
-        log_event(LOG_ERROR, "request.failed", "{s:s,s:s}", "request_id", exchange_id(c->x),
+        log_event(LOG_ERROR, "http.failed", "{s:s,s:s}", "request_id", exchange_id(c->x),
                   "message", e->message);
     set_error_headers(c->x, &told);
     buf body = {0};
