@@ -28,6 +28,8 @@
 #define IDLE_MS 75000
 #define STALL_MS 30000
 #define STOP_ROUNDS 1000
+#define FLUSH_MS 1000
+#define FLUSH_STEP_MS 5
 
 // ---- what others ask
 
@@ -42,13 +44,26 @@ void reactor_set_user(reactor *r, void *user) { r->user = user; }
 void *reactor_user(const reactor *r) { return r->user; }
 int reactor_index(const reactor *r) { return r->index; }
 
-void reactor_count_refusal(reactor *r, int status) {
+void server_count_refusal(int status) {
     char label[32];
-    (void)r;
     snprintf(label, sizeof label, "code=\"%d\"", status);
     metric_add(metric_counter("tiergate_http_refused_total", label,
                               "Requests answered by the transport itself"),
                1);
+}
+
+static http_metrics register_metrics(void) {
+    return (http_metrics){
+        .connections = metric_gauge("tiergate_http_connections", "", "Open client connections"),
+        .accepted = metric_counter("tiergate_http_accepted_total", "", "Accepted connections"),
+        .shed = metric_counter("tiergate_http_shed_total", "",
+                               "Connections closed for want of file descriptors"),
+        .handshakes_failed = metric_counter("tiergate_http_handshakes_failed_total", "",
+                                            "TLS handshakes that failed or took too long"),
+        .exchanges = metric_gauge("tiergate_http_exchanges", "", "Requests in progress"),
+        .gone = metric_counter("tiergate_http_gone_total", "",
+                               "Clients that vanished before their answer was whole"),
+    };
 }
 
 SSL_CTX *server_tls(http_server *s) {
@@ -162,9 +177,7 @@ static void shed_client(reactor *r) {
     if (fd >= 0)
         close(fd);
     r->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    metric_add(metric_counter("tiergate_http_shed_total", "",
-                              "Connections closed for want of file descriptors"),
-               1);
+    metric_add(r->server->metrics.shed, 1);
 }
 
 static void accept_client(reactor *r, int fd, const struct sockaddr *from, socklen_t n) {
@@ -173,18 +186,18 @@ static void accept_client(reactor *r, int fd, const struct sockaddr *from, sockl
     int open_now = atomic_load(&s->n_connections), most = s->o.max_connections;
     if (getnameinfo(from, n, peer, sizeof peer, NULL, 0, NI_NUMERICHOST))
         strcpy(peer, "?");
+    metric_add(s->metrics.accepted, 1);
     set_keepalive(fd);
     if (open_now >= most + most / 8 + 16) { // not even a refusal is affordable
         close(fd);
-        reactor_count_refusal(r, 503);
+        server_count_refusal(503);
         return;
     }
     conn_open(r, fd, peer, open_now >= most);
 }
 
-static void on_listener(void *ctx, uint32_t events) {
-    reactor *r = ctx;
-    (void)events;
+// false: nobody waits.
+static bool accept_some(reactor *r) {
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
         struct sockaddr_storage from;
         socklen_t n = sizeof from;
@@ -194,14 +207,21 @@ static void on_listener(void *ctx, uint32_t events) {
         else if (errno == EMFILE || errno == ENFILE)
             shed_client(r);
         else if (errno != ECONNABORTED && errno != EINTR)
-            return;
+            return false;
     }
+    return true;
+}
+
+static void on_listener(void *ctx, uint32_t events) {
+    (void)events;
+    accept_some(ctx);
 }
 
 static void close_listener(reactor *r) {
     if (r->listen_fd < 0)
         return;
-    on_listener(r, 0); // who waits in the backlog would be reset
+    for (int i = 0; i < BACKLOG / ACCEPTS_A_TURN && accept_some(r); i++)
+        ; // who waits in the backlog would be reset
     loop_io_remove(r->loop, r->listen_io);
     close(r->listen_fd);
     r->listen_io = NULL;
@@ -234,10 +254,15 @@ static void settle_dirty(reactor *r) {
     }
 }
 
+// Those that are still in the dirty list wait for the next turn.
 static void free_dead(reactor *r) {
-    while (r->dead_conns) {
-        conn *c = r->dead_conns;
-        r->dead_conns = c->next;
+    for (conn **at = &r->dead_conns; *at;) {
+        conn *c = *at;
+        if (c->is_dirty) {
+            at = &c->next;
+            continue;
+        }
+        *at = c->next;
         free(c);
     }
 }
@@ -251,8 +276,7 @@ static int turn(void *ctx) {
         half_run_touched(r);
         settle_dirty(r);
     }
-    if (!r->dirty)
-        free_dead(r);
+    free_dead(r);
     return r->runs_mhd || r->touched || r->dirty ? 0 : -1;
 }
 
@@ -277,6 +301,28 @@ static int prepare(reactor *r, err *e) {
     if (!r->mhd_io || !r->listen_io)
         return err_set(e, ERR_IO, NULL, "cannot watch the listener: %s", strerror(errno));
     return 0;
+}
+
+// What was answered before the stop is still written, if its client takes it.
+static bool has_answers(const reactor *r) {
+    for (const conn *c = r->conns; c; c = c->next)
+        if (conn_pending(c) > 0 || (c->x && c->x->is_done))
+            return true;
+    return false;
+}
+
+static void stop_when_written(void *ctx) {
+    reactor *r = ctx;
+    if (!has_answers(r) || loop_now_ms(r->loop) > r->stop_ms)
+        loop_stop(r->loop);
+}
+
+static void begin_stop(void *ctx) {
+    reactor *r = ctx;
+    close_listener(r);
+    r->stop_ms = loop_now_ms(r->loop) + FLUSH_MS;
+    loop_timer_add(r->loop, FLUSH_STEP_MS, true, stop_when_written, r);
+    stop_when_written(r);
 }
 
 // Ends every connection; handlers hear that their clients are gone.
@@ -388,7 +434,7 @@ static http_server *new_server(const http_options *o) {
     reactor *reactors = calloc((size_t)(o->n_reactors > 0 ? o->n_reactors : 1), sizeof *reactors);
     if (!s || !reactors)
         fatal("out of memory for the front end");
-    *s = (http_server){.o = *o, .reactors = reactors};
+    *s = (http_server){.o = *o, .reactors = reactors, .metrics = register_metrics()};
     s->o.n_reactors = o->n_reactors > 0 ? o->n_reactors : 1;
     s->o.idle_ms = o->idle_ms ? o->idle_ms : IDLE_MS;
     s->o.stall_ms = o->stall_ms ? o->stall_ms : STALL_MS;
@@ -443,7 +489,7 @@ void http_stop(http_server *s) {
     if (!s)
         return;
     for (int i = 0; i < s->o.n_reactors; i++)
-        loop_stop(s->reactors[i].loop);
+        loop_post(s->reactors[i].loop, begin_stop, &s->reactors[i]);
     for (int i = 0; i < s->o.n_reactors; i++)
         pthread_join(s->reactors[i].thread, NULL);
     free_server(s);

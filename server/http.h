@@ -52,7 +52,7 @@ int http_reload_tls(
 void http_stop_accepting(
     http_server *s); // closes listeners; idle kept-alive connections end after their current answer
 int http_open_exchanges(const http_server *s);
-void http_stop(http_server *s); // ends everything and joins
+void http_stop(http_server *s); // writes what was answered (1 s at most), ends the rest, joins
 
 loop *reactor_loop(const reactor *r);
 void reactor_set_user(reactor *r, void *user);

@@ -4,6 +4,7 @@
 #include "server/http_internal.h"
 #include "base/clock.h"
 #include "base/id.h"
+#include "base/log.h"
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -65,6 +66,7 @@ void conn_open(reactor *r, int fd, const char *peer, bool is_refused) {
         r->conns->prev = c;
     r->conns = c;
     atomic_fetch_add(&r->server->n_connections, 1);
+    metric_add(r->server->metrics.connections, 1);
     conn_settle(c);
     return;
 failed:
@@ -102,6 +104,9 @@ static void close_socket(conn *c) {
 void conn_close(conn *c) {
     if (c->state == CONN_CLOSED)
         return;
+    http_server *s = c->reactor->server;
+    if (c->state == CONN_HANDSHAKE)
+        metric_add(s->metrics.handshakes_failed, 1);
     c->state = CONN_CLOSED;
     unlink_conn(c);
     loop_io_remove(c->reactor->loop, c->io);
@@ -110,7 +115,8 @@ void conn_close(conn *c) {
     close_socket(c);
     buf_release(&c->in);
     buf_release(&c->out);
-    atomic_fetch_sub(&c->reactor->server->n_connections, 1);
+    atomic_fetch_sub(&s->n_connections, 1);
+    metric_add(s->metrics.connections, -1);
     exchange *x = c->x;
     c->x = NULL;
     if (x)
@@ -186,7 +192,9 @@ void conn_refuse(conn *c, int status, const err *e) {
     conn_end(c);
     if (x)
         exchange_gone(x);
-    reactor_count_refusal(c->reactor, status);
+    server_count_refusal(status);
+    log_event(LOG_DEBUG, "http.refused", "{s:s,s:i,s:s}", "peer", c->peer, "status", status,
+              "message", e->message);
     options(c)->error_body(status, e, &body);
     id_uuid7(id);
     buf_printf(&head,

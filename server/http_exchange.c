@@ -74,6 +74,7 @@ exchange *exchange_new(half *h, const char *url, const char *method, const char 
         r->exchanges->prev = x;
     r->exchanges = x;
     atomic_fetch_add(&r->server->n_exchanges, 1);
+    metric_add(r->server->metrics.exchanges, 1);
     return x;
 }
 
@@ -93,6 +94,7 @@ void exchange_free(exchange *x) {
     arena_release(&x->arena);
     free(x);
     atomic_fetch_sub(&r->server->n_exchanges, 1);
+    metric_add(r->server->metrics.exchanges, -1);
 }
 
 void exchange_let_go(exchange *x) {
@@ -149,6 +151,7 @@ void exchange_gone(exchange *x) {
         bool is_handlers = x->is_asked || x->status;
         void (*gone)(void *) = x->events ? x->events->gone : NULL;
         x->is_done = !is_handlers;
+        metric_add(x->reactor->server->metrics.gone, 1);
         if (gone)
             gone(x->events_ctx); // may end it
         if (is_handlers)

@@ -143,8 +143,9 @@ int half_forward(conn *c) {
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && (errno == EPIPE || errno == ECONNRESET)) {
-            sent = c->approved; // it closed early; its answer says why and is still to be read
-            c->discards = c->is_ending = true;
+            sent = c->approved; // it closed early; what it wrote before is still to be read
+            c->discards = true;
+            half_touch(h);
             break;
         }
         if (n < 0 && errno != EAGAIN)

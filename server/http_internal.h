@@ -5,6 +5,7 @@
 // first.
 #ifndef SERVER_HTTP_INTERNAL_H
 #define SERVER_HTTP_INTERNAL_H
+#include "base/metric.h"
 #include "server/gate.h"
 #include "server/http.h"
 #include <microhttpd.h>
@@ -127,8 +128,8 @@ struct reactor {
     struct MHD_Daemon *mhd;
     loop_timer *sweep;
     pthread_t thread;
-    bool runs_mhd; // MHD_run is due
-    bool is_stopping;
+    bool runs_mhd;   // MHD_run is due
+    int64_t stop_ms; // when it stops at the latest
     conn *conns, *dirty, *dead_conns;
     half **by_fd; // by mhd_fd, until libmicrohttpd says it has taken the connection in
     size_t n_by_fd;
@@ -139,8 +140,13 @@ struct reactor {
     char scratch[SCRATCH_BYTES];
 };
 
+typedef struct http_metrics {
+    metric *connections, *accepted, *shed, *handshakes_failed, *exchanges, *gone;
+} http_metrics;
+
 struct http_server {
     http_options o;
+    http_metrics metrics;
     char *cert_path, *key_path;
     uint16_t port;
     pthread_mutex_t mutex; // tls, and the start and stop of reactors
@@ -154,7 +160,7 @@ struct http_server {
 };
 
 // ---- http.c
-void reactor_count_refusal(reactor *r, int status);
+void server_count_refusal(int status);
 SSL_CTX *server_tls(http_server *s); // caller frees
 
 // ---- http_conn.c

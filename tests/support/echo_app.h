@@ -21,6 +21,7 @@ static echo_counts echo_seen;
 typedef struct echo_job {
     exchange *x;
     loop_timer *timer;
+    int ms;
     int left, bytes;
     uint64_t mark;
     bool is_stream, is_flood;
@@ -87,24 +88,40 @@ static inline int echo_number(const exchange *x, const char *name, int otherwise
     return v ? atoi(v) : otherwise;
 }
 
+static inline void echo_begin(void *ctx) {
+    echo_job *j = ctx;
+    loop *l = reactor_loop(exchange_reactor(j->x));
+    j->timer = NULL; // a one-shot timer dies by firing
+    exchange_stream_begin(j->x, 200, "text/event-stream");
+    if (j->ms > 0) {
+        j->timer = loop_timer_add(l, j->ms, true, echo_step, j);
+        return;
+    }
+    for (; j->left > 0; j->left--) // everything at once
+        echo_event(j);
+    if (!j->is_flood)
+        echo_finish(j);
+}
+
+// Query: ms between events (0: all at once), n events of so many bytes; after: ms to the begin.
 static inline void echo_wait(exchange *x, bool is_stream) {
     static const exchange_events events = {.taken = echo_taken, .gone = echo_gone};
+    loop *l = reactor_loop(exchange_reactor(x));
     echo_job *j = calloc(1, sizeof *j);
     *j = (echo_job){.x = x, .is_stream = is_stream, .left = echo_number(x, "n", 3)};
     j->bytes = echo_number(x, "bytes", 16);
+    j->ms = echo_number(x, "ms", 1);
     j->is_flood = strcmp(exchange_path(x), "/flood") == 0;
     exchange_watch(x, &events, j);
-    if (is_stream)
-        exchange_stream_begin(x, 200, "text/event-stream");
-    int ms = echo_number(x, "ms", 1);
-    if (is_stream && ms == 0) { // everything at once
-        for (; j->left > 0; j->left--)
-            echo_event(j);
-        if (!j->is_flood)
-            echo_finish(j);
-    } else if (strcmp(exchange_path(x), "/never") != 0) {
-        j->timer = loop_timer_add(reactor_loop(exchange_reactor(x)), ms, is_stream, echo_step, j);
-    }
+    int after = echo_number(x, "after", 0);
+    if (strcmp(exchange_path(x), "/never") == 0)
+        return;
+    if (!is_stream)
+        j->timer = loop_timer_add(l, j->ms, false, echo_step, j);
+    else if (after)
+        j->timer = loop_timer_add(l, after, false, echo_begin, j);
+    else
+        echo_begin(j);
 }
 
 static inline void echo_info(exchange *x) {

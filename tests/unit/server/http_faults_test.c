@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
-#include <sys/stat.h>
+#include <pthread.h>
 
 #define HOST " HTTP/1.1\r\nHost: localhost\r\n"
 #define SOON_MS 1000 // generous for sanitizers; without them it is below 5
@@ -583,6 +583,30 @@ static void stopping_ends_waiting_and_streaming_clients(void **state) {
     }
 }
 
+static void *stop_server(void *ctx) {
+    http_stage *s = ctx;
+    http_stop(s->server);
+    s->server = NULL;
+    return NULL;
+}
+
+// A large answer that was given before the stop is written to its end.
+static void stopping_writes_what_was_answered(void **state) {
+    http_stage *s = *state;
+    wire w;
+    buf body = {0};
+    assert_int_equal(wire_connect(&w, s->port, s->client, 8192), 0);
+    wire_puts(&w, "GET /big?bytes=3000000" HOST "\r\n");
+    assert_true(stage_wait(&echo_seen.requests, 1));
+    pthread_t stopper;
+    pthread_create(&stopper, NULL, stop_server, s);
+    assert_int_equal(wire_answer(&w, &body), 200);
+    assert_int_equal(body.len, 3000000);
+    pthread_join(stopper, NULL);
+    buf_release(&body);
+    wire_close(&w);
+}
+
 #define PLAIN(test) cmocka_unit_test_setup_teardown(test, open_plain, close_stage)
 #define TLS(test) cmocka_unit_test_setup_teardown(test, open_tls, close_stage)
 #define BOTH(test) PLAIN(test), TLS(test)
@@ -626,6 +650,7 @@ int main(void) {
         TLS(plain_http_on_the_tls_port_is_a_clean_close),
         BOTH(after_stop_accepting_answers_end_their_connections),
         BOTH(stopping_ends_waiting_and_streaming_clients),
+        BOTH(stopping_writes_what_was_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -275,6 +275,17 @@ static void a_stream_arrives_event_by_event_and_keeps_the_connection(void **stat
     wire_close(&w);
 }
 
+static void a_stream_may_begin_long_after_its_request(void **state) {
+    wire w = stage_wire(*state);
+    for (int i = 0; i < 3; i++) {
+        wire_puts(&w, "POST /stream?after=40&n=2&ms=2&bytes=2" HOST "Content-Length: 2\r\n\r\nab");
+        expect_body(&w, 200, "data: xx\n\ndata: xx\n\n");
+        wire_puts(&w, "GET /stream?after=5&n=2&ms=0&bytes=2" HOST "\r\n");
+        expect_body(&w, 200, "data: xx\n\ndata: xx\n\n");
+    }
+    wire_close(&w);
+}
+
 static void every_event_is_told_when_the_socket_took_it(void **state) {
     wire w = stage_wire(*state);
     wire_puts(&w, "GET /stream?n=20&ms=3" HOST "\r\n");
@@ -333,6 +344,7 @@ int main(void) {
         BOTH(an_early_answer_arrives_although_the_body_is_not_read),
         BOTH(a_handler_may_drop_a_client_at_its_head),
         BOTH(a_stream_arrives_event_by_event_and_keeps_the_connection),
+        BOTH(a_stream_may_begin_long_after_its_request),
         BOTH(every_event_is_told_when_the_socket_took_it),
         BOTH(a_fast_stream_to_a_reading_client_is_not_cut),
         BOTH(an_abandoned_stream_ends_without_its_last_chunk),
