@@ -108,7 +108,7 @@ struct request {
 };
 
 typedef struct fence_slot { // when a run was last told to stop
-    uint64_t run;
+    uint64_t worker, run;
     int64_t told_ms;
 } fence_slot;
 

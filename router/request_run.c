@@ -14,23 +14,25 @@
 // ---- the fence
 
 static void tell_to_stop(router *r, uint64_t worker, const reply_frame *f) {
-    fence_slot *slot = &r->fences[(f->run ^ f->run >> 17) % FENCE_SLOTS];
+    uint64_t mixed = (f->run + worker) * 0x9e3779b97f4a7c15u;
+    fence_slot *slot = &r->fences[(mixed >> 32) % FENCE_SLOTS];
     int64_t now_ms = clock_mono_ms();
     metric_add(r->s->metrics.fenced, 1);
-    if (slot->run == f->run && now_ms - slot->told_ms < FENCE_MS)
+    if (slot->run == f->run && slot->worker == worker && now_ms - slot->told_ms < FENCE_MS)
         return;
-    *slot = (fence_slot){f->run, now_ms};
+    *slot = (fence_slot){worker, f->run, now_ms};
     queue_stop_command(worker, f->id, f->attempt, f->run, &r->c);
     command_send(&r->c, r->calls, NULL, NULL);
 }
 
-// The first CLAIM of the current attempt sets the run; a refusal may come instead of it.
-static bool passes(const request *q, const reply_frame *f) {
+// The first CLAIM of the current attempt sets the run, which is a number of its worker; a refusal
+// may come instead of it.
+static bool passes(const request *q, uint64_t worker, const reply_frame *f) {
     if (!request_is_open(q) || f->attempt != q->place.attempt || f->choice >= q->spec->n_choices)
         return false;
     if (!q->has_run)
         return (f->flags & (REPLY_CLAIM | REPLY_REFUSED)) != 0;
-    return f->run == q->run;
+    return f->run == q->run && worker == q->worker;
 }
 
 // ---- what a frame brings
@@ -143,8 +145,8 @@ static bool must_wait(const request *q, const reply_frame *f) {
 }
 
 // The tick asks again when an extension was not answered.
-static void keep(request *q, const reply_frame *f) {
-    reply one = {.frames = (reply_frame *)(uintptr_t)f, .n_frames = 1};
+static void keep(request *q, uint64_t worker, const reply_frame *f) {
+    reply one = {.worker = worker, .frames = (reply_frame *)(uintptr_t)f, .n_frames = 1};
     buf bytes = {0};
     reply_encode(&one, &bytes);
     buf_put_bytes(&q->kept, bytes.data, bytes.len);
@@ -166,7 +168,7 @@ void request_take_kept(request *q) {
         const char *bytes = cursor_counted(&c, &n);
         if (!bytes || reply_decode(bytes, n, &a, &m, NULL))
             fatal("a kept frame cannot be read");
-        if (!passes(q, m.frames))
+        if (!passes(q, m.worker, m.frames))
             ; // of a run that was given up meanwhile
         else if (q->kept.len || must_wait(q, m.frames))
             buf_put_bytes(&q->kept, bytes, n);
@@ -184,7 +186,7 @@ void request_take_kept(request *q) {
 
 static void take(router *r, uint64_t worker, const reply_frame *f) {
     request *q = request_find(r, f->id);
-    if (!q || !passes(q, f)) {
+    if (!q || !passes(q, worker, f)) {
         tell_to_stop(r, worker, f);
         return;
     }
@@ -197,7 +199,7 @@ static void take(router *r, uint64_t worker, const reply_frame *f) {
     else if (!q->kept.len && !must_wait(q, f))
         take_frame(q, f);
     else
-        keep(q, f);
+        keep(q, worker, f);
     request_unref(q);
 }
 

@@ -181,6 +181,10 @@ static void foreign_frames_between(life_worker *w) {
     for (int i = 0; i < 5; i++)
         life_send(w, 0, 0, 1, 1, "BAD");
     w->run = own;
+    uint64_t self = w->id;
+    w->id = self + 1; // another worker, whose claims have the same numbers
+    life_send(w, 0, 0, 1, 1, "BAD");
+    w->id = self;
     w->attempt_shift = 1; // an attempt that does not exist
     life_send(w, REPLY_LAST, 0, 1, 1, "BAD");
     w->attempt_shift = 0;
