@@ -206,7 +206,8 @@ int usage_insert(pg *p, const usage_row *const *rows, int n, int *fresh, err *e)
     const usage_row *sorted[USAGE_BATCH];
     pg_result *result = NULL;
     n = n < USAGE_BATCH ? n : USAGE_BATCH;
-    memcpy(sorted, rows, (size_t)n * sizeof *rows);
+    for (int i = 0; i < n; i++)
+        sorted[i] = rows[i];
     qsort(sorted, (size_t)n, sizeof *sorted, by_id);
     for (int i = 0; i < n; i++)
         put_row(columns, sorted[i]);
