@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { SPINS = 4000, MAX_THREADS = 256 };
@@ -101,10 +102,27 @@ void team_run(team *t, team_fn *fn, void *ctx) {
 
 int team_size(const team *t) { return t->n; }
 
+// Processors' worth of time that the control group grants (containers: cpu.max is "QUOTA PERIOD" or
+// "max PERIOD"); MAX_THREADS when it sets no limit. More threads than that would spin while the
+// group is throttled.
+static int group_limit(void) {
+    long long quota = 0, period = 0;
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (f) {
+        if (fscanf(f, "%lld %lld", &quota, &period) != 2)
+            quota = 0;
+        fclose(f);
+    }
+    return quota > 0 && period > 0 && quota / period < MAX_THREADS
+               ? (int)((quota + period - 1) / period)
+               : MAX_THREADS;
+}
+
 static int processors(void) {
     cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1,
+        limit = group_limit();
+    return n < 1 ? 1 : n < limit ? n : limit;
 }
 
 static int start_member(team *t, int part) {

@@ -9,7 +9,7 @@ typedef struct team team;
 typedef void team_fn(void *ctx, int part, int n_parts);
 
 int team_open(int n_threads, team **out,
-              err *e);    // n_threads 0: all processors this process may use
+              err *e); // n_threads 0: all processors this process may use (affinity, control group)
 void team_close(team *t); // NULL does nothing
 int team_size(const team *t);
 // Runs fn(ctx, part, team_size) once per member and waits for all. One caller at a time; fn must

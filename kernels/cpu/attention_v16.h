@@ -167,11 +167,9 @@ static void attend_block(const tile *t, int key, int n) {
              t->n, (int)(t->width / 16));
 }
 
-// total += chunk, for each query that has seen a key of the chunk.
+// total += chunk. A query that sees no key of the chunk has a weight of e^-inf = 0 there.
 static void merge(const sums *total, const sums *chunk, int n, size_t width) {
     for (int i = 0; i < n; i++) {
-        if (chunk->largest[i] == -INFINITY)
-            continue;
         float largest =
             total->largest[i] > chunk->largest[i] ? total->largest[i] : chunk->largest[i];
         v16 m = v16_set1(largest), x = v16_exp(v16_sub(v16_set1(total->largest[i]), m)),

@@ -90,20 +90,22 @@ V16 void tile(panel_kind kind, int n, const tile_args *a) {
     TILE(kind, 2)                                                                                  \
     TILE(kind, 3)                                                                                  \
     TILE(kind, 4)                                                                                  \
+    TILE(kind, 5)                                                                                  \
     TILE(kind, 6)                                                                                  \
+    TILE(kind, 7)                                                                                  \
     TILE(kind, 8)                                                                                  \
     TILE(kind, 12)                                                                                 \
     TILE(kind, 16)                                                                                 \
-    static const tile_fn tiles_##kind[] = {tile_##kind##_1,  tile_##kind##_2, tile_##kind##_3,     \
-                                           tile_##kind##_4,  tile_##kind##_6, tile_##kind##_8,     \
-                                           tile_##kind##_12, tile_##kind##_16};
+    static const tile_fn tiles_##kind[] = {                                                        \
+        tile_##kind##_1, tile_##kind##_2, tile_##kind##_3, tile_##kind##_4,  tile_##kind##_5,      \
+        tile_##kind##_6, tile_##kind##_7, tile_##kind##_8, tile_##kind##_12, tile_##kind##_16};
 TILES(W4)
 TILES(W4M)
 TILES(W5)
 TILES(W5M)
 TILES(W6)
 
-static const int sizes[] = {1, 2, 3, 4, 6, 8, 12, 16};
+static const int sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16};
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 // W8's codes are unsigned like W5's; only the start of the sum differs.

@@ -9,14 +9,11 @@
 #include "kernels/half.h"
 #include "kernels/ops.h"
 
-enum { POOL = 256 << 20, MAX_COPIES = 64, RUNS = 5 };
-
-static clockid_t
-    bench_clock; // one thread: its processor time, so that a busy machine disturbs less
+enum { POOL = 256 << 20, MAX_COPIES = 64, RUNS = 20 };
 
 static double now(void) {
     struct timespec t;
-    clock_gettime(bench_clock, &t);
+    clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -57,22 +54,19 @@ typedef struct subject {
     int n_out, n_in;
 } subject;
 
+// The best of many single calls, for about half a second: what a busy machine disturbs least.
 static double time_matmul(subject *s, int rows) {
-    double best = 1e9;
-    int reps = 1 + (int)(4e9 / (2.0 * s->n_out * s->n_in * rows)); // about 10-50 ms
-    if (reps > 400)
-        reps = 400;
-    for (int r = 0; r < RUNS; r++) {
-        double t = now();
-        for (int i = 0; i < reps; i++)
-            s->o->matmul(s->o, &(matmul_args){.w = s->copies[s->at++ % s->n_copies],
-                                              .x = s->x,
-                                              .y = s->y,
-                                              .n_rows = rows,
-                                              .x_stride = s->n_in,
-                                              .y_stride = s->n_out});
-        t = (now() - t) / reps;
-        best = t < best ? t : best;
+    double best = 1e9, start = now(), t = start;
+    while (t - start < 0.4) {
+        s->o->matmul(s->o, &(matmul_args){.w = s->copies[s->at++ % s->n_copies],
+                                          .x = s->x,
+                                          .y = s->y,
+                                          .n_rows = rows,
+                                          .x_stride = s->n_in,
+                                          .y_stride = s->n_out});
+        double end = now();
+        best = end - t < best ? end - t : best;
+        t = end;
     }
     return best;
 }
@@ -130,7 +124,7 @@ static void bench_attention(ops *o, int heads, int kv_heads, int dim, int rows, 
           *y = malloc((size_t)(spans * rows) * width * 4);
     fill(q, (size_t)(spans * rows) * width);
     double best = 1e9;
-    for (int r = 0; r < RUNS * 2; r++) {
+    for (int r = 0; r < RUNS; r++) {
         double t = now();
         o->attention(o, &(attention_args){q, y, (int64_t)width, heads, &kv, span, spans});
         t = now() - t;
@@ -219,7 +213,7 @@ static void bench_step(model *m, int n_spans, int rows, int first) {
         spans[i] = (seq_span){i * rows, rows, first, table + i * pages, pages};
     fill(m->x, (size_t)(all * DIM));
     double best = 1e9;
-    for (int r = 0; r < RUNS * 2; r++) {
+    for (int r = 0; r < RUNS; r++) {
         double t = now();
         for (int l = 0; l < LAYERS; l++)
             layer(m, spans, n_spans, all);
