@@ -52,6 +52,28 @@ int command_gateway(int argc, char **argv, err *e) {
     return gateway_run(&c, *s.path ? s.path : NULL, s.sets.items, s.sets.n, (int)ready_fd, e);
 }
 
+// What a worker serves: --model, else the model of [worker] tier, else the only one.
+static int model_choose(const config *c, const char **name, err *e) {
+    const config_model *m = *name ? config_find_model(c, *name) : NULL;
+    if (*name && !m)
+        return err_set(e, ERR_INVALID, "model", "no [model %s] is configured", *name);
+    if (m && *c->tier && strcmp(c->tier, m->tier))
+        return err_set(e, ERR_INVALID, "worker.tier",
+                       "model %s is of tier %s, but [worker] tier is %s", m->name, m->tier,
+                       c->tier);
+    for (int i = 0; !m && *c->tier && i < c->n_models; i++)
+        m = strcmp(c->models[i].tier, c->tier) ? NULL : &c->models[i];
+    if (!m && *c->tier)
+        return err_set(e, ERR_INVALID, "worker.tier", "no model of tier %s is configured", c->tier);
+    if (!m && c->n_models == 1)
+        m = &c->models[0];
+    if (!m)
+        return err_set(e, ERR_INVALID, "model",
+                       "%d models are configured: say which one with --model NAME", c->n_models);
+    *name = m->name;
+    return 0;
+}
+
 int command_worker(int argc, char **argv, err *e) {
     settings s = {0};
     config c;
@@ -70,11 +92,8 @@ int command_worker(int argc, char **argv, err *e) {
         return shown < 0 ? -1 : 0;
     if (settings_load(&s, &c, e) || stores_check(&c, e))
         return -1;
-    if (!model && c.n_models == 1)
-        model = c.models[0].name;
-    if (!model)
-        return err_set(e, ERR_INVALID, "model",
-                       "%d models are configured: say which one with --model NAME", c.n_models);
+    if (model_choose(&c, &model, e))
+        return -1;
     log_start(&c, "worker");
     return worker_run(&c, model, (int)ready_fd, e);
 }
