@@ -1,0 +1,372 @@
+/* The life of one request, from its hold to its forgotten record, under any faults: the living specification of P1, P2, P3
+ * and P6 (tests/model/README.md says what they mean). It is kept in step with the code: whoever changes one of the functions
+ * named here changes this file too.
+ *
+ * proctype and label      rule                  C
+ * owner                   the good case         router/request*.c: the gateway that accepted the request
+ *   hold, accept          steps 2, 3            request_hold.c: request_hold, on_hold, accept; journal.c: journal_accept
+ *   queued_or_running     steps 3, 6; R1        request_attempt.c: request_enqueue; request_run.c: passes, take_tokens
+ *   redeliver             R2, R3                request_attempt.c: request_redeliver; request_run.c: request_check_silence
+ *   closing               step 7                request_close.c: request_close (line F), send_settle
+ *   settle_answered       step 7, R7            request_close.c: on_settled, end_is_failed, request_check_closing
+ *   unrecorded            step 8                recorder.c: run = settle_all, insert_patiently, settle_all(drop), tell
+ * worker                  steps 4, 5, 8         worker/worker.c: claim, take_job, step, send_all; outbox.c: outbox_send
+ * sweeper                 R5                    router/sweep.c: look_at, close_record, then the recorder
+ * recovery                close, second caller  router/journal_replay.c; sweep.c: sweep_journaled
+ * lease_expiry            R4                    router/lease.c: the key's life in Redis; end_incarnation
+ * faults                  "Each fault"          tests/faults/injuries.py deals the same to real processes
+ * settle, drop            close                 router/quota.lua: settle, settle_now
+ * insert_row              step 8, P2            router/usage.c: insert_sql
+ * enqueue, cancel_entry   R3                    router/queue.lua: enqueue, cancel
+ *
+ * Every timeout is a free choice: a silence, a lease, a deadline may run out at any moment, rightly or wrongly. So slow,
+ * stopped and cut-off parties are all covered, and time itself is not. Each atomic block is one step of the real system: a
+ * call of Redis, a commit, an append, a write to the client's socket.
+ *
+ * BUDGET    faults of all kinds together          ATTEMPTS  3 in the product; 2 show the same races
+ * Mutants: -DMUTANT_<NAME>; each must break an assertion. */
+#ifndef BUDGET
+#define BUDGET 2
+#endif
+#ifndef ATTEMPTS
+#define ATTEMPTS 2
+#endif
+#define TOKENS 2 /* of a complete answer */
+
+mtype:record = { ABSENT, OPEN, SETTLED };
+mtype:entry = { NEVER, WAITS, POPPED }; /* POPPED: gone, unless a failover undoes the claim or the cancel */
+mtype:outcome = { NONE, COMPLETE, ERROR, DROPPED }; /* what the client saw */
+
+byte budget = BUDGET;
+
+/* ---- Redis: the record, this request's part of the scopes, the lease, the queue, the reply stream */
+mtype:record record = ABSENT;
+byte record_sent, record_tokens; /* the last report; what was settled */
+byte held, settled;
+bool lease;
+mtype:entry entry[ATTEMPTS + 1];
+byte entry_from[ATTEMPTS + 1]; /* tokens that the job already has */
+chan replies = [2] of { byte, byte, byte, byte }; /* attempt, run, the run's first position, position */
+
+/* ---- the gateway's process and disk; the ledger */
+bool alive, knows, line_a, line_f, line_c, disk_lost;
+byte line_f_tokens;
+byte rows, row_tokens, counted;
+
+/* ---- ghosts: nobody in the product reads them */
+byte handed, reported, made_by[TOKENS];
+mtype:outcome outcome = NONE;
+bool accepted, record_lost, gateway_fault, redis_fault;
+
+hidden byte f_attempt, f_run, f_begin, f_at; /* scratch within one step */
+
+/* One transaction: INSERT .. ON CONFLICT DO NOTHING RETURNING, and quota_used from what it returned. */
+inline insert_row(sum) {
+    if
+    :: rows == 0 -> rows = 1; row_tokens = sum; counted = counted + sum
+    :: else ->
+#ifdef MUTANT_COUNT_ON_CONFLICT
+        counted = counted + sum
+#else
+        skip
+#endif
+    fi
+}
+
+/* The first settler decides; decided = its tokens, or ours when the record is gone. */
+inline settle(ours, decided) {
+    decided = ours;
+    if
+#ifdef MUTANT_RELEASE_TWICE
+    :: record != ABSENT ->
+#else
+    :: record == OPEN ->
+#endif
+        record = SETTLED; record_tokens = ours;
+        assert(held > 0);
+        held--; settled = settled + ours
+#ifndef MUTANT_RELEASE_TWICE
+    :: record == SETTLED -> decided = record_tokens
+#endif
+    :: record == ABSENT -> skip
+    fi
+}
+
+/* The row is committed: forget the record, after settling it if a failover undid that. */
+inline drop(sum) {
+    if
+    :: record == OPEN -> assert(held > 0); held--; settled = settled + sum
+    :: else -> skip
+    fi;
+    record = ABSENT; record_tokens = 0; record_sent = 0
+}
+
+inline enqueue(attempt, from) { entry[attempt] = WAITS; entry_from[attempt] = from }
+
+inline cancel_entry(attempt) { if :: entry[attempt] == WAITS -> entry[attempt] = POPPED :: else fi }
+
+/* XADD .. MAXLEN: the oldest message may be trimmed away. */
+inline append_reply(attempt, run_number, begin, at) {
+    if
+    :: full(replies) -> replies?_, _, _, _
+    :: nfull(replies)
+    fi;
+    replies!attempt, run_number, begin, at
+}
+
+/* An event was taken by the socket. P6: each token once, in order, sampled after exactly those before it. */
+inline hand_over() {
+    assert(f_at == handed);
+    assert(f_at == f_begin || made_by[f_at - 1] == f_run);
+    made_by[f_at] = f_run;
+    handed++;
+    if /* the report of each second came by, or not yet */
+    :: record == OPEN -> record_sent = handed; reported = handed
+    :: true
+    fi
+}
+
+proctype owner() {
+    byte attempt = 1, run_number, tokens; /* run_number: of the CLAIM that came first for this attempt */
+    bool is_complete;
+
+hold:
+    atomic { alive && lease -> record = OPEN; held++; knows = true };
+    atomic { /* its answer is lost: refused, not accepted; the sweep finds the record */
+        if
+        :: budget > 0 && alive -> budget--; knows = false; goto out
+        :: alive -> skip
+        :: !alive -> goto out
+        fi };
+accept:
+    atomic { if :: alive -> line_a = true; accepted = true :: !alive -> goto out fi };
+    atomic { if :: alive && lease -> enqueue(1, 0) :: alive && !lease -> skip :: !alive -> goto out fi };
+
+queued_or_running:
+    do
+    :: atomic { alive && nempty(replies) ->
+        replies?f_attempt, f_run, f_begin, f_at;
+        if
+#ifndef MUTANT_NO_FENCE
+#ifdef MUTANT_FENCE_ON_ATTEMPT
+        :: f_attempt != attempt -> skip
+#else
+        :: f_attempt != attempt || (run_number != 0 && f_run != run_number) -> skip /* R1: fenced */
+#endif
+#endif
+        :: else ->
+            run_number = f_run;
+            if
+#ifndef MUTANT_TAKES_REPEATS
+            :: f_at < handed -> skip /* a message whose answer was lost came twice */
+#endif
+            :: f_at > handed -> goto redeliver /* a gap: messages were trimmed */
+            :: else ->
+                hand_over();
+                if :: handed == TOKENS -> is_complete = true; goto closing :: else fi
+            fi
+        fi }
+    :: atomic { alive && !lease -> goto closing }                      /* R4: the incarnation is over */
+    :: atomic { alive -> goto redeliver }                              /* R2: silence, right or wrong */
+    :: atomic { alive -> outcome = DROPPED; goto closing }             /* the client went away, or a deadline */
+    :: atomic { !alive -> goto out }
+    od;
+
+redeliver:
+    atomic {
+        if
+        :: !alive -> goto out
+        :: alive && (attempt == ATTEMPTS || !lease) -> goto closing    /* dead letter */
+        :: alive && attempt < ATTEMPTS && lease ->
+            cancel_entry(attempt);
+            attempt++;
+            run_number = 0;
+#ifdef MUTANT_CONTINUES_FROM_REPORT
+            enqueue(attempt, record_sent);
+#else
+            enqueue(attempt, handed);
+#endif
+            goto queued_or_running
+        fi };
+
+closing:
+    atomic {
+        if
+        :: alive -> line_f = true; line_f_tokens = handed; cancel_entry(attempt)
+        :: !alive -> goto out
+        fi };
+#ifdef MUTANT_DONE_BEFORE_SETTLE
+    atomic { if :: alive -> if :: outcome == NONE && is_complete -> outcome = COMPLETE :: else fi :: !alive -> goto out fi };
+#endif
+    tokens = handed;
+    atomic {
+        if
+        :: alive ->
+            if :: record == ABSENT -> is_complete = false :: else fi;
+            settle(handed, tokens);
+            if :: tokens != handed -> is_complete = false :: else fi   /* R7: not ours, no [DONE] */
+        :: alive && budget > 0 -> budget--; is_complete = false        /* 2 s without an answer: given up, settled or not */
+            if :: settle(handed, tokens); tokens = handed :: true fi
+        :: !alive -> goto out
+        fi };
+settle_answered:
+    atomic {
+        if
+        :: alive && outcome == NONE && is_complete -> outcome = COMPLETE
+        :: alive && outcome == NONE && !is_complete -> outcome = ERROR
+        :: alive && outcome != NONE -> skip
+        :: !alive -> goto out
+        fi };
+
+unrecorded:
+    atomic { /* settled again where the answer is not known; Redis may be out of the recorder's reach */
+        if
+        :: alive && !is_complete -> if :: settle(tokens, tokens) :: budget > 0 -> budget--; redis_fault = true fi
+        :: alive && is_complete -> skip
+        :: !alive -> goto out
+        fi };
+#ifdef MUTANT_DROP_BEFORE_COMMIT
+    atomic { if :: alive -> drop(tokens) :: !alive -> goto out fi };
+#endif
+again:
+    atomic { if :: alive -> insert_row(tokens) :: !alive -> goto out fi };
+    atomic { if :: budget > 0 -> budget--; goto again :: true fi };    /* committed, the answer lost: once more */
+    atomic { if :: alive -> drop(tokens); knows = false; line_c = true :: !alive -> goto out fi };
+out:
+    skip
+}
+
+/* run_number: no other claim has it. Two of these run: one counts odd numbers, one even ones. */
+proctype worker(byte run_number) {
+    byte attempt, begin, at;
+
+idle:
+    atomic {
+        attempt = 0; begin = 0; at = 0;
+        if
+        :: entry[1] == WAITS -> attempt = 1
+        :: entry[2] == WAITS -> attempt = 2
+#if ATTEMPTS > 2
+        :: entry[3] == WAITS -> attempt = 3
+#endif
+        fi;
+        entry[attempt] = POPPED;
+        begin = entry_from[attempt];
+        at = begin;
+        run_number = run_number + 2
+    };
+    do
+    :: atomic { !lease -> goto idle }                                  /* XADD NOMKSTREAM said nil */
+    :: atomic { lease ->
+        append_reply(attempt, run_number, begin, at);
+        if
+        :: at++
+        :: budget > 0 -> budget--                                      /* its answer was lost: the message is sent again */
+        fi;
+        if :: at == TOKENS -> goto idle :: else fi }
+    :: atomic { budget > 0 -> budget--; goto idle }                    /* killed, perhaps before its CLAIM */
+    od
+}
+
+/* Any live gateway. A record is closed when its gateway is missing, or does not know it. */
+proctype sweeper() {
+    byte tokens;
+
+idle:
+    atomic { tokens = 0;
+#ifdef MUTANT_SWEEP_WITHOUT_FENCE
+        record != ABSENT
+#else
+        record != ABSENT && (!lease || !knows)
+#endif
+    };
+    atomic {
+        if
+        :: record == ABSENT -> goto idle
+#ifdef MUTANT_SWEEP_WITHOUT_FENCE
+        :: else -> tokens = record_sent                                /* it takes the report and asks nobody */
+#else
+        :: else -> settle(record_sent, tokens)
+#endif
+        fi };
+    atomic { if :: budget > 0 -> budget--; goto idle :: true fi };     /* this sweeper is killed */
+    atomic { insert_row(tokens) };
+    atomic { if :: budget > 0 -> budget--; goto idle :: true fi };
+    atomic { drop(tokens); goto idle }
+}
+
+/* The gateway's process once more, on the same journal. Without F: what the record says, or nothing. */
+proctype recovery() {
+    byte tokens;
+
+    !alive && !disk_lost && line_a && !line_c;
+    atomic {
+        if
+        :: line_f -> settle(line_f_tokens, tokens)
+        :: !line_f -> tokens = 0; if :: record != ABSENT -> settle(record_sent, tokens) :: else fi
+        fi };
+    atomic { insert_row(tokens) };
+    atomic { drop(tokens); line_c = true }
+}
+
+proctype lease_expiry() { atomic { !alive && lease -> lease = false } }
+
+/* Redis loses entries and replies. */
+inline forget_queue() {
+    entry[1] = NEVER; entry[2] = NEVER;
+#if ATTEMPTS > 2
+    entry[3] = NEVER;
+#endif
+    do :: nempty(replies) -> replies?_, _, _, _ :: empty(replies) -> break od
+}
+
+proctype faults() {
+    do
+    :: atomic { budget > 0 ->
+        if
+        :: alive -> budget--; alive = false; gateway_fault = true;                /* kill -9: the sockets close */
+            if :: outcome == NONE -> outcome = DROPPED :: else fi;
+            if :: disk_lost = true :: true fi                                     /* and its disk may never come back */
+        :: lease -> budget--; lease = false; gateway_fault = true                 /* stopped or cut off for too long */
+        :: true -> budget--; redis_fault = true;                                  /* Redis wiped */
+            if :: record != ABSENT -> record_lost = true :: else fi;
+            record = ABSENT; record_sent = 0; record_tokens = 0; held = 0; settled = 0; lease = false;
+            forget_queue()
+        :: record == SETTLED -> budget--; redis_fault = true;                     /* a failover lost the last settle */
+            record = OPEN; held = 1; settled = 0; record_sent = 0
+        :: line_c && record == ABSENT && alive -> budget--; redis_fault = true; /* .. the last drop */
+            record = SETTLED; record_tokens = row_tokens
+        :: true -> budget--; redis_fault = true; forget_queue()                   /* .. entries and replies */
+        :: entry[1] == POPPED -> budget--; redis_fault = true; entry[1] = WAITS   /* .. a claim or a cancel */
+        :: entry[2] == POPPED -> budget--; redis_fault = true; entry[2] = WAITS
+#if ATTEMPTS > 2
+        :: entry[3] == POPPED -> budget--; redis_fault = true; entry[3] = WAITS
+#endif
+        :: true -> budget--                                                       /* or this fault never happens */
+        fi }
+    od
+}
+
+/* When nothing can happen any more. */
+proctype checker() {
+    timeout;
+    assert(record == ABSENT && held == 0);                                       /* nothing stays held */
+    assert(rows <= 1 && (rows == 0 || counted == row_tokens));                   /* P2 */
+    assert(!accepted || outcome != NONE);                                        /* P1, the client */
+    assert(!accepted || rows == 1 || (disk_lost && record_lost));                /* P1, the row */
+    assert(row_tokens <= handed);                                                /* P3, never more than handed */
+    assert(outcome != COMPLETE || handed == TOKENS);                             /* P1, complete means complete */
+    assert(outcome != COMPLETE || row_tokens == TOKENS || (redis_fault && gateway_fault)); /* P3, [DONE] means exact */
+    assert(gateway_fault || row_tokens == handed);                               /* P3, exact unless the gateway was lost */
+    assert(redis_fault || rows == 0 || row_tokens >= reported);                  /* P3, never below the last report */
+    assert(redis_fault || settled == counted)                                    /* Redis and the ledger agree */
+}
+
+init {
+    atomic {
+        alive = true; lease = true;
+        entry[1] = NEVER; entry[2] = NEVER;
+        run owner(); run recovery(); run lease_expiry();
+        run worker(1); run worker(2); run sweeper(); run faults(); run checker()
+    }
+}
