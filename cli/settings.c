@@ -109,13 +109,31 @@ static int too_long(const char *path, const config *c, err *e) {
                    path, sizeof c->data_dir - ROOM);
 }
 
+// With no model configured, the small one that `make run` gets is served, so that `up` alone does
+// something.
+static int load_with_model(settings *s, config *c, err *e) {
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    buf model = {0};
+    if (load(s, c, e))
+        return -1;
+    if (c->n_models || !((xdg && *xdg) || (home && *home)))
+        return 0;
+    buf_printf(&model, "smollm2-135m-instruct=%s%s/tiergate/SmolLM2-135M-Instruct.Q4_1.gguf",
+               xdg && *xdg ? xdg : home, xdg && *xdg ? "" : "/.cache");
+    int rc = 0;
+    if (file_exists(strchr(model.data, '=') + 1))
+        rc = settings_set_model(s, model.data, 0, e) || load(s, c, e) ? -1 : 0;
+    buf_release(&model);
+    return rc;
+}
+
 int settings_load_up(settings *s, config *c, err *e) {
     char dir[4096];
     if (s->data && strlen(s->data) >= sizeof c->data_dir)
         return too_long(s->data, c, e);
     if (s->file)
         snprintf(s->path, sizeof s->path, "%s", s->file);
-    if (load(s, c, e))
+    if (load_with_model(s, c, e))
         return -1;
     if (s->data)
         snprintf(c->data_dir, sizeof c->data_dir, "%s", s->data);
