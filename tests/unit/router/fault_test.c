@@ -2,6 +2,7 @@
 // is a row of the table "each fault" in the protocol, as far as one process and a child can play
 // it.
 #include "base/clock.h"
+#include "router/journal.h"
 #include "router/quota.h"
 #include "tests/support/router_life.h"
 #include "tests/support/servers.h"
@@ -319,13 +320,31 @@ static void kill_gateway_at(moment when) {
     close(down[1]);
 }
 
+static void count_open(void *ctx, const journal_open_id *id) {
+    (void)id;
+    ++*(int *)ctx;
+}
+
+// Ids without C in the journal of a router that is closed.
+static int open_in_journal(void) {
+    char dir[300];
+    int n = 0;
+    journal *j = NULL;
+    snprintf(dir, sizeof dir, "%s/journal", f.c.data_dir);
+    assert_int_equal(journal_open(dir, 1 << 30, count_open, &n, &j, NULL), 0);
+    journal_close(j);
+    return n;
+}
+
 static void a_killed_gateway_that_restarts_closes_with_the_last_report(void **state) {
     (void)state;
     kill_gateway_at(REPORTED);
+    assert_int_equal(open_in_journal(), 1);
     life_open(&f);
     assert_true(life_wait_rows(&f, 1, 3000));
     assert_row("gateway_lost 5 2");
     life_close(&f);
+    assert_int_equal(open_in_journal(), 0);
     life_open(&f); // C is written: nothing is closed twice
     life_wait(&f, 300);
     assert_row("gateway_lost 5 2");
