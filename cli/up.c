@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "base/file.h"
 #include "cli/commands.h"
 #include "cli/migrate.h"
@@ -19,18 +20,47 @@
 
 enum { START_S = 120 };
 
+// Does the `tiergate up` that wrote the lock file still run?
+static bool owner_runs(const up *u) {
+    char text[16] = "";
+    ssize_t n = pread(u->lock_fd, text, sizeof text - 1, 0);
+    pid_t pid = n > 0 ? (pid_t)strtol(text, NULL, 10) : 0;
+    return pid > 0 && (!kill(pid, 0) || errno == EPERM);
+}
+
+// The lock is shared with all children, so that it stands until the last one has ended: after a
+// kill -9 of their parent they are waited for.
+static int lock_take(up *u, err *e) {
+    int64_t until = clock_mono_ms() + START_S * 1000;
+    bool told = false;
+    while (flock(u->lock_fd, LOCK_EX | LOCK_NB)) {
+        if (owner_runs(u))
+            return err_set(e, ERR_IO, NULL,
+                           "another `tiergate up` uses %s; stop it or give another --data",
+                           u->c.data_dir);
+        if (clock_mono_ms() > until)
+            return err_set(e, ERR_IO, NULL, "what an earlier `tiergate up` started still uses %s",
+                           u->c.data_dir);
+        if (!told)
+            up_say(u, "waiting for what an earlier `tiergate up` started to end");
+        told = true;
+        if (signal_came(u, 100))
+            return err_set(e, ERR_CANCELLED, NULL, "stopped while waiting");
+    }
+    return 0;
+}
+
 static int lock_data(up *u, err *e) {
-    char path[CONFIG_TEXT + 16];
+    char path[CONFIG_TEXT + 16], text[16];
     snprintf(path, sizeof path, "%s/lock", u->c.data_dir);
-    if (file_mkdirs(u->c.data_dir, 0700, e))
-        return -1;
     u->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (u->lock_fd < 0)
         return err_set(e, ERR_IO, NULL, "%s: %s", path, strerror(errno));
-    if (flock(u->lock_fd, LOCK_EX | LOCK_NB))
-        return err_set(e, ERR_IO, NULL,
-                       "another `tiergate up` uses %s; stop it or give another --data",
-                       u->c.data_dir);
+    if (lock_take(u, e))
+        return -1;
+    int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
+    if (ftruncate(u->lock_fd, 0) || pwrite(u->lock_fd, text, (size_t)n, 0) != n)
+        return err_set(e, ERR_IO, NULL, "%s: %s", path, strerror(errno));
     return 0;
 }
 

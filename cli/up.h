@@ -43,7 +43,8 @@ typedef struct up {
     bool private_postgres, private_redis;
     int pg_dir_fd,
         pg_socket_fd; // handles of directories that the server's account could not reach by path
-    int signal_fd, lock_fd;
+    int signal_fd;
+    int lock_fd; // inherited by every child
     child children[UP_CHILDREN];
     int n_children;
     char api_key[APIKEY_TEXT], admin_key[APIKEY_TEXT];
@@ -63,6 +64,7 @@ void servers_release(up *u);
 child *child_add(up *u, child_kind kind, const char *name, const config_model *model);
 int child_start(up *u, child *k, err *e);
 int child_wait_ready(up *u, child *k, int timeout_s, err *e); // ERR_CANCELLED on SIGINT or SIGTERM
+bool signal_came(up *u, int ms);                              // SIGINT or SIGTERM, within ms
 int children_supervise(up *u, err *e);                        // until SIGINT or SIGTERM
 void children_stop(up *u);
 void up_say(up *u, const char *format, ...) __attribute__((format(printf, 2, 3)));

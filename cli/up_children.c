@@ -68,8 +68,8 @@ static int role_start(up *u, child *k, err *e) {
                       .argv = argv,
                       .log_path = k->log_path,
                       .end_signal = SIGTERM,
-                      .fds = {pipe_fds[1]},
-                      .n_fds = 1};
+                      .fds = {pipe_fds[1], u->lock_fd},
+                      .n_fds = 2};
     int rc = process_start(&s, &k->pid, e);
     close(pipe_fds[1]);
     if (k->ready_fd >= 0)
@@ -147,6 +147,8 @@ static int signal_wait(const up *u, int ms) {
 
 static bool is_end(int signal) { return signal == SIGINT || signal == SIGTERM; }
 
+bool signal_came(up *u, int ms) { return is_end(signal_wait(u, ms)); }
+
 // A child ended: its message for people.
 static void describe_end(const child *k, int status, err *e) {
     char how[64];
@@ -180,7 +182,7 @@ int child_wait_ready(up *u, child *k, int timeout_s, err *e) {
             describe_end(k, status, e);
             return -1;
         }
-        if (is_end(signal_wait(u, POLL_MS)))
+        if (signal_came(u, POLL_MS))
             return err_set(e, ERR_CANCELLED, NULL, "stopped while %s was starting", k->name);
         int64_t waited = clock_mono_ms() - begun;
         show_wait(u, k, waited);

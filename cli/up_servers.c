@@ -58,8 +58,8 @@ static int cluster_make(up *u, err *e) {
                                  "--auth-host=reject", "-E", "UTF8", "--locale=C.UTF-8", NULL},
         .log_path = log,
         .user = postgres_account(),
-        .fds = {u->pg_dir_fd},
-        .n_fds = 1,
+        .fds = {u->pg_dir_fd, u->lock_fd},
+        .n_fds = 2,
     };
     return process_run(&s, e);
 }
@@ -91,8 +91,8 @@ int postgres_start(up *u, child *k, err *e) {
         .log_path = k->log_path,
         .user = postgres_account(),
         .end_signal = SIGINT, // its fast shutdown
-        .fds = {u->pg_dir_fd, u->pg_socket_fd},
-        .n_fds = 2,
+        .fds = {u->pg_dir_fd, u->pg_socket_fd, u->lock_fd},
+        .n_fds = 3,
     };
     return process_start(&s, &k->pid, e);
 }
@@ -150,6 +150,8 @@ int redis_start(up *u, child *k, err *e) {
         .argv = (const char *[]){"redis-server", file, NULL},
         .log_path = k->log_path,
         .end_signal = SIGTERM,
+        .fds = {u->lock_fd},
+        .n_fds = 1,
     };
     return process_start(&s, &k->pid, e);
 }
