@@ -1,7 +1,7 @@
 // The life of a request in the gateway that accepted it: holding -> queued -> running -> closing ->
-// unrecorded -> gone (protocol.md). One `router` per reactor is a protocol gateway of its own: an
-// incarnation id, a lease, a reply stream, a table of its requests. Journal, recorder and sweeper
-// are shared by the process (router_shared).
+// unrecorded -> gone (request.c tells who moves what). One `router` per reactor is a protocol
+// gateway of its own: an incarnation id, a lease, a reply stream, a table of its requests. Journal,
+// recorder and sweeper are shared by the process (router_shared).
 #ifndef ROUTER_REQUEST_H
 #define ROUTER_REQUEST_H
 #include <stdbool.h>
