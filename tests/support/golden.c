@@ -113,19 +113,6 @@ static const engine_result *step(engine *g, const engine_row *row) {
     return r;
 }
 
-void golden_score(engine *g, const golden *k, int n, int chunk, engine_sampled *out) {
-    engine_seq *s = new_seq(g, k, n, 5);
-    for (int at = 0; at < n; at += chunk) {
-        int size = n - at < chunk ? n - at : chunk;
-        engine_row row = {.seq = s, .tokens = k->ids + at, .n = size, .prompt_logprobs = true};
-        const engine_result *r = step(g, &row);
-        if (at > 0)
-            out[at - 1] = r->first[0];
-        memcpy(out + at, r->prompt[0], (size_t)(size - 1) * sizeof *out);
-    }
-    engine_seq_free(g, s);
-}
-
 void golden_compare(const golden *k, int n, const engine_sampled *scored, golden_diff *d) {
     for (int i = 0; i + 1 < n; i++) {
         double diff = fabs((double)scored[i].logprob - (double)k->logprobs[i]);
@@ -147,25 +134,35 @@ static bool within_five(const golden *k, int step_index, const engine_sampled *g
     return ours && theirs;
 }
 
-bool golden_greedy_agrees(engine *g, const golden *k, int chunk) {
-    engine_seq *s = new_seq(g, k, k->n, TOP);
-    engine_row row = {.seq = s, .tokens = k->ids};
-    const engine_result *r = NULL;
-    bool same = true, agrees = true;
-    for (int at = 0; at < k->n; at += row.n) {
-        row.tokens = k->ids + at;
-        row.n = k->n - at < chunk ? k->n - at : chunk;
-        row.sample = at + row.n == k->n;
+// r holds the prediction after the prompt.
+static bool decode_agrees(engine *g, engine_seq *s, const golden *k, const engine_result *r) {
+    for (int i = 0;; i++) {
+        int32_t id = r->sampled[0].id;
+        if (id != k->greedy[i])
+            return within_five(k, i, &r->sampled[0]);
+        if (i + 1 == k->n_greedy)
+            return true;
+        engine_row row = {.seq = s, .tokens = &id, .n = 1, .sample = true};
         r = step(g, &row);
     }
-    for (int i = 0; i < k->n_greedy && same; i++) {
-        int32_t id = r->sampled[0].id;
-        same = id == k->greedy[i];
-        agrees = same || within_five(k, i, &r->sampled[0]);
-        row = (engine_row){.seq = s, .tokens = &id, .n = 1, .sample = true};
-        if (same && i + 1 < k->n_greedy)
-            r = step(g, &row);
+}
+
+bool golden_run(engine *g, const golden *k, int n, int chunk, engine_sampled *out, bool greedy) {
+    engine_seq *s = new_seq(g, k, n, TOP);
+    const engine_result *r = NULL;
+    for (int at = 0; at < n; at += chunk) {
+        int size = n - at < chunk ? n - at : chunk;
+        engine_row row = {.seq = s,
+                          .tokens = k->ids + at,
+                          .n = size,
+                          .sample = greedy && at + size == n,
+                          .prompt_logprobs = true};
+        r = step(g, &row);
+        if (at > 0)
+            out[at - 1] = r->first[0];
+        memcpy(out + at, r->prompt[0], (size_t)(size - 1) * sizeof *out);
     }
+    bool agrees = !greedy || decode_agrees(g, s, k, r);
     engine_seq_free(g, s);
     return agrees;
 }

@@ -26,11 +26,11 @@ golden *goldens_read(const char *path, int *n);
 void goldens_free(golden *g, int n);
 
 sampling_params greedy_params(int n_top_logprobs);
-// Feeds the first n prompt tokens in chunks, all with log-probabilities (into out[n - 1]).
-void golden_score(engine *g, const golden *k, int n, int chunk, engine_sampled *out);
+// Feeds the first n prompt tokens in chunks, all with log-probabilities (into out[n - 1]). With
+// greedy (then n is the whole prompt) decodes on and returns whether the tokens are the golden's,
+// or at the first difference each token is within the other's top 5; else prints the difference and
+// returns false.
+bool golden_run(engine *g, const golden *k, int n, int chunk, engine_sampled *out, bool greedy);
 void golden_compare(const golden *k, int n, const engine_sampled *scored, golden_diff *d);
-// Greedy decoding after the whole prompt agrees: the same tokens, or at the first difference each
-// token is within the other's top 5. Prints the difference and returns false otherwise.
-bool golden_greedy_agrees(engine *g, const golden *k, int chunk);
 
 #endif

@@ -104,9 +104,9 @@ static void chunks_do_not_change_a_result(void **state) {
     open_fixture(&f, "q4_1", config_of(*state, 2));
     k.ids = calloc(PROMPT, sizeof *k.ids);
     fill_ids(k.ids, PROMPT, 1);
-    golden_score(f.g, &k, PROMPT, PROMPT, whole);
+    golden_run(f.g, &k, PROMPT, PROMPT, whole, false);
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-        golden_score(f.g, &k, PROMPT, chunks[i], cut);
+        golden_run(f.g, &k, PROMPT, chunks[i], cut, false);
         assert_all_same(whole, cut, PROMPT - 1);
     }
     free(k.ids);
