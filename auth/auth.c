@@ -501,12 +501,12 @@ int auth_open(const config *c, const secret_ring *pepper, pool *p, auth **out, e
 void auth_close(auth *a) {
     if (!a)
         return;
-    pg_listen_free(a->listener);
     pthread_mutex_lock(&a->wake_lock);
     a->stop = true;
     pthread_cond_signal(&a->wake);
     pthread_mutex_unlock(&a->wake_lock);
-    pthread_join(a->thread, NULL);
+    pthread_join(a->thread, NULL); // it asks the listener whether it is connected
+    pg_listen_free(a->listener);
     pg_pool_free(a->db);
     for (int b = 0; b < N_BUCKETS; b++)
         for (entry *k = a->buckets[b], *next; k; k = next) {

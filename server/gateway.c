@@ -53,17 +53,26 @@ static int listen_ops(gateway *g, err *e) {
     return 0;
 }
 
+// What is open when the gateway ends was not left by its clients.
+static void cut_seats(gateway *g) {
+    pthread_mutex_lock(&g->mutex);
+    for (int i = 0; i < g->n_seats; i++)
+        g->seats[i]->is_cut = true;
+    pthread_mutex_unlock(&g->mutex);
+}
+
 static void close_parts(gateway *g) {
+    cut_seats(g);
     ops_stop(g->ops);
     http_stop(g->admin);
     http_stop(g->api);
+    pool_free(g->pool); // its work uses what follows
     if (g->shared)
         router_shared_close(g->shared);
     if (g->assign)
         assign_close(g->assign);
     if (g->auth)
         auth_close(g->auth);
-    pool_free(g->pool);
     catalogue_close(g->catalogue);
     if (g->signal_fd >= 0)
         close(g->signal_fd);

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define STOP_MS 2000 // for work that outlives its clients
+#define STOP_MS 15000 // for work that outlives its clients: longer than a database may take
 
 // ---- certificate
 
@@ -87,6 +87,8 @@ static void seat_stop(reactor *r, void *ctx) {
     if (s->n_calls == 0)
         loop_post(s->loop, stop_loop, s->loop);
     loop_run(s->loop);
+    if (s->n_calls > 0) // threads still write to them
+        fatal("%d requests do not end; the journal has what they used", s->n_calls);
     loop_timer_remove(s->loop, guard);
     reactor_set_user(r, NULL);
     buf_release(&s->scratch);

@@ -68,8 +68,8 @@ static void set_error_headers(exchange *x, const openai_error *told) {
 void call_fail(call *c, const err *e) {
     openai_error told = openai_error_of(e);
     if (told.status == 500)
-        log_event(LOG_ERROR, "http.failed", "{s:s,s:s}", "request_id", exchange_id(c->x),
-                  "message", e->message);
+        log_event(LOG_ERROR, "http.failed", "{s:s,s:s}", "request_id", exchange_id(c->x), "message",
+                  e->message);
     set_error_headers(c->x, &told);
     buf body = {0};
     openai_error_body(e, &body);

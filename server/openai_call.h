@@ -29,6 +29,7 @@ typedef struct seat { // what the handlers of one reactor work with; reactor_use
     buf scratch;          // for events; empty between uses
     int n_calls;          // on_request was called, not ended
     bool is_stopping;     // the loop stops when n_calls becomes 0
+    _Atomic bool is_cut;  // written by the main thread: the gateway ends, clients do not leave
 } seat;
 
 typedef struct call_record { // for log and metrics; filled as it becomes known

@@ -150,7 +150,9 @@ void generation_cancel(generation *g, request_outcome why) {
             request_cancel(g->parts[i].request, why);
 }
 
-static void on_gone(call *c) { generation_cancel(c->user, OUTCOME_CLIENT_GONE); }
+static void on_gone(call *c) {
+    generation_cancel(c->user, c->seat->is_cut ? OUTCOME_GATEWAY_LOST : OUTCOME_CLIENT_GONE);
+}
 
 // ---- from opening to closing
 
