@@ -9,12 +9,14 @@ import struct
 import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 READ_TO_ITS_END = ("done", "error_event", "dropped", "refused")
 CODES = {  # what an accepted or refused request of this load may be told
     "dependency_unavailable", "server_is_overloaded", "server_error", "poison_request", "deadline_exceeded",
-    "rate_limit_exceeded", "insufficient_quota", "request_in_progress", None,
+    "rate_limit_exceeded", "insufficient_quota", None,
 }
+BY_LIMIT = ("rate_limit_exceeded", "insufficient_quota")
 ATTEMPTS_MOST = 3
 
 
@@ -69,13 +71,10 @@ def journal_lines(path):
 
 
 def read_journals(site):
-    """ids with a line A, and those of them without C in what is still there."""
-    accepted, committed = set(), set()
-    paths = {(p.stat().st_dev, p.stat().st_ino): p for p in [*site.dir.glob("gw?/journal/*.log"), *site.dir.glob("gw?/journal/keep/*")]}
-    for path in paths.values():
-        for kind, ident in journal_lines(path):
-            (accepted if kind == "A" else committed if kind == "C" else set()).add(ident)
-    return accepted, accepted - committed
+    """ids with a line A: accepted."""
+    paths = {(p.stat().st_dev, p.stat().st_ino): p
+             for p in [*site.dir.glob("gw?/journal/*.log"), *site.dir.glob("gw?/journal/keep/*")]}
+    return {ident for path in paths.values() for kind, ident in journal_lines(path) if kind == "A"}
 
 
 class Checker:
@@ -93,7 +92,8 @@ class Checker:
     # ---- what the faults allow
 
     def overlapping(self, x):
-        return [f for f in self.faults if f["begin"] <= x["ended"] and x["began"] <= f["end"]]
+        began = min(x["began"], x.get("idle_since", x["began"])) if x["id"] is None else x["began"]
+        return [f for f in self.faults if f["begin"] <= x["ended"] and began <= f["end"]]
 
     def is_gateway_lost(self, x):
         """Was its gateway killed, stopped or cut off from Redis, or Redis lost, at any time of its life?"""
@@ -106,7 +106,8 @@ class Checker:
             self.say("P1", x, f"the client saw no outcome that the API knows: {x['end']} {x.get('why', '')}")
         if x["code"] not in CODES or x["status"] in (400, 401, 403, 404, 413):
             self.say("P1", x, "an error that has no cause in this load")
-        if x["end"] in ("dropped", "refused", "error_event", "unsent") and not self.overlapping(x):
+        failed = x["end"] in ("dropped", "refused", "error_event", "unsent") and x["code"] not in BY_LIMIT
+        if failed and not self.overlapping(x):
             self.say("P1", x, "failed without any fault")
 
     def check_row_exists(self, x):
@@ -184,17 +185,43 @@ class Checker:
             if want != got:
                 self.say("P2", None, f"quota_used of {key} is {got}, its rows sum up to {want}")
 
-    def check_limits(self, limits):
-        """limits: (tenant, scope) -> tokens a day; P4 while Redis kept its data."""
+    def check_limits(self, limits, limited, most_in_flight):
+        """limits: (tenant, scope) -> tokens a day. P4: exact while Redis kept its data, else within what was in flight."""
         used = Counter()
         for r in self.rows:
-            for scope in ("t", f"u:{r.user}", f"k:{r.key}"):
-                used[r.tenant, scope] += r.prompt + r.completion
-        for key, limit in limits.items():
-            if used[key] > limit and not any(f["redis"] for f in self.faults):
-                self.say("P4", None, f"{used[key]} tokens of {key} were used, {limit} were allowed")
+            for scope in ("t", f"u:{r.user}"):
+                used[r.tenant, scope, r.day] += r.prompt + r.completion
+        losses = sum(f["redis"] for f in self.faults)
+        for (tenant, scope, day), n in used.items():
+            limit = limits.get((tenant, scope))
+            if limit is not None and n > limit + losses * most_in_flight:
+                self.say("P4", None, f"{n} tokens of {scope} of {tenant} were used on {day}, {limit} were allowed"
+                         f"{f', {losses} losses of {most_in_flight} at most' if losses else ''}")
+        for x in self.history:
+            tenant, user = x["tenant_id"], x["user_id"]
+            if x["code"] in BY_LIMIT and tenant not in limited:
+                self.say("P4", x, "refused by a limit that nobody set")
+            scopes = [s for s in ("t", f"u:{user}") if (tenant, s) in limits]
+            if x["code"] == "insufficient_quota" and all(
+                    max((n for (t, s, _), n in used.items() if (t, s) == (tenant, scope)), default=0) + most_in_flight
+                    < limits[tenant, scope] for scope in scopes):
+                self.say("P4", x, "refused although every budget had room to the end")
 
-    def run(self, quota_used, limits=None):
+    def check_scopes(self, counters):
+        """counters: (tenant, scope) -> day number, tokens; Redis and the ledger agree while Redis kept its data."""
+        if any(f["redis"] for f in self.faults):
+            return
+        sums = Counter()
+        for r in self.rows:
+            for scope in ("t", f"u:{r.user}", f"k:{r.key}", "m:faults"):
+                sums[r.tenant, scope, r.day] += r.prompt + r.completion
+        for (tenant, scope), (day, tokens) in counters.items():
+            text = str(date(1970, 1, 1) + timedelta(days=int(day)))
+            if sums[tenant, scope, text] != tokens:
+                self.say("P4", None, f"Redis counts {tokens:.0f} tokens of {scope} of {tenant}, the rows sum up to "
+                         f"{sums[tenant, scope, text]}")
+
+    def run(self, quota_used, limits, limited, most_in_flight, counters):
         if len(self.by_id) != len(self.rows):
             self.say("P2", None, "an id has two rows")
         of = {x["id"]: x for x in self.history if x["id"]}
@@ -208,7 +235,8 @@ class Checker:
             self.check_row(r, of.get(r.id))
         self.check_ids()
         self.check_sums(quota_used)
-        self.check_limits(limits or {})
+        self.check_limits(limits, limited, most_in_flight)
+        self.check_scopes(counters)
         return self.found
 
 
@@ -223,15 +251,23 @@ def read_quota_used(site):
     return {tuple(r[:3]): [int(v) for v in r[3:]] for r in rows}
 
 
+def read_scopes(site):
+    """(tenant, scope) -> the eleven counters that Redis keeps of it (router/quota.lua)."""
+    found = {}
+    for key in site.redis_call("KEYS", "tg:{*}:s:*"):
+        tenant, _, scope = key.decode()[4:].partition("}:s:")
+        value = site.redis_call("GET", key)
+        if value and len(value) == 88:
+            found[tenant, scope] = struct.unpack("<11d", value)
+    return found
+
+
+def day_counters(site):
+    return {key: (c[3], c[4]) for key, c in read_scopes(site).items()}
+
+
 def left_in_redis(site):
     """What must not be there once everything has ended: open records, waiting entries, held tokens."""
-    left = []
-    for key in site.redis_call("KEYS", "tg:*"):
-        name = key.decode()
-        if ":r:" in name or name.endswith(":open") or ":q:" in name:
-            left.append(name)
-        elif "}:s:" in name:
-            value = site.redis_call("GET", name)
-            if len(value) == 88 and any(struct.unpack("<11d", value)[8:]):
-                left.append(f"{name} holds {struct.unpack('<11d', value)[8:]}")
-    return left
+    left = [name for name in (key.decode() for key in site.redis_call("KEYS", "tg:*"))
+            if ":r:" in name or name.endswith(":open") or ":q:" in name]
+    return left + [f"{key} holds {c[8:]}" for key, c in read_scopes(site).items() if any(c[8:])]

@@ -4,8 +4,8 @@ Usage: load.py PLAN HISTORY [RATE]   PLAN is the JSON that faults.py writes. Run
 finishes its request. It knows nothing of the product but its API: what it counts are the characters that reached it
 (one a token, see model.py).
 
-A line: n gateway key kind seed stream n_choices max_tokens cancel_at began first ended id status end code texts finish
-usage. `end` is one of
+A line: n gateway key kind stream n_choices max_tokens cancel_at idle_since (of a connection that is used again) began
+first ended id status end code texts finish usage. `end` is one of
   done         a complete body, or a stream that ended in [DONE]
   refused      a status that is not 200, with an error body
   error_event  a stream that ended in an error event
@@ -53,7 +53,7 @@ class Connection:
             raise
         self.socket.settimeout(HUNG_SECONDS)
         self.buffer = b""
-        self.is_used = False
+        self.used_at = time.time()
 
     def more(self):
         try:
@@ -149,14 +149,17 @@ class Client(threading.Thread):
         connection = None
         try:
             connection = self.connect(x["gateway"])
+            x["idle_since"] = connection.used_at
             x["end"] = self.ask(connection, x)
         except TimeoutError:
-            x["end"] = "hung"
+            x["end"] = "hung" if connection else "unsent"
         except (Ended, OSError) as e:
             x["end"], x["why"] = ("dropped" if connection else "unsent"), str(e)
         except (Malformed, ValueError, KeyError, IndexError, TypeError) as e:
             x["end"], x["why"] = "malformed", f"{type(e).__name__}: {e}"
         x["ended"] = time.time()
+        if connection:
+            connection.used_at = x["ended"]
         self.out(x)
         if x["end"] not in ("done", "refused") and connection:
             connection.close()
@@ -184,7 +187,6 @@ class Client(threading.Thread):
         head = (f"POST {kind['path']} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
                 f"{self.plan['keys'][x['key']]}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
                 + "".join(f"{name}: {value}\r\n" for name, value in kind.get("headers", {}).items()) + "\r\n")
-        connection.is_used = True
         try:
             connection.socket.sendall(head.encode() + data)
         except OSError as e:

@@ -114,7 +114,7 @@ class Proxy:
 
 
 class Site:
-    """small_disks: each gateway's journal on a file system of its own. clock: Redis and the gateways live by set_clock.
+    """small_disks: each gateway's journal on a file system of its own. clock: the gateways live by set_clock.
     Both only where this machine lets us: small_disks is then a list that is not empty, clock is true."""
 
     def __init__(self, directory, binary=None, gateways=2, workers=2, options=(), small_disks=False, clock=False):
@@ -127,7 +127,7 @@ class Site:
         self.clock = clock and os.path.exists(FAKETIME)
         self.ports = [free_port() for _ in range(2 * gateways + workers)]
         self.ended = threading.Event()
-        self.keys = []  # {"key", "tenant", "tenant_name", ...}
+        self.keys = []  # what `key create --json` printed, with tenant_id and user_id
         for name in ("s", "logs", "secrets"):
             (self.dir / name).mkdir(parents=True)
         os.chmod(self.dir, 0o755)
@@ -190,7 +190,7 @@ class Site:
         (self.dir / "redis").mkdir()
         self.add("redis", ["redis-server", "--port", "0", "--unixsocket", self.path("s", "redis.sock"), "--dir",
                            self.path("redis"), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-                           "--maxmemory-policy", "noeviction"]).env = self.clock_env()
+                           "--maxmemory-policy", "noeviction"])
 
     def clock_env(self):
         if not self.clock:
@@ -200,7 +200,7 @@ class Site:
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
     def set_clock(self, seconds):
-        """The wall clock of Redis and the gateways: so far from the true one, within a second."""
+        """The gateways' wall clock: so far from the true one, within a second. (Redis' allocator and libfaketime clash.)"""
         (self.dir / "clock").write_text(f"{seconds:+d}s\n")
 
     def mount_disk(self, name):
@@ -244,13 +244,21 @@ class Site:
 
     def redis_call(self, *words):
         """One command, its answer as Python values; straight to the server."""
+        return self.redis_talk([words])[0]
+
+    def redis_all(self, commands):
+        """In one transaction."""
+        return self.redis_talk([("MULTI",), *commands, ("EXEC",)])[-1]
+
+    def redis_talk(self, commands):
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(5)
             s.connect(self.path("s", "redis.sock"))
-            encoded = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-            s.sendall(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded))
+            for words in commands:
+                encoded = [w if isinstance(w, bytes) else str(w).encode() for w in words]
+                s.sendall(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded))
             with s.makefile("rb") as f:
-                return read_answer(f)
+                return [read_answer(f) for _ in commands]
 
     def wait(self, what, is_true, seconds=60):
         until = time.monotonic() + seconds
@@ -281,7 +289,7 @@ class Site:
 
     # ---- life
 
-    def start(self, proxy_program, tenants=3, keys_each=2):
+    def start(self, proxy_program, budget, tenants=3, keys_each=2):
         from model import build
         Path(self.path("model.gguf")).write_bytes(build())
         self.write_secrets()
@@ -297,6 +305,7 @@ class Site:
         self.wait("postgres", lambda: subprocess.run(admin, capture_output=True).returncode == 0)
         self.command("migrate", "--config", self.path("w0.ini"))
         self.make_keys(tenants, keys_each)
+        self.set_limits(budget)
         for p in self.roles():
             p.start()
         self.supervisor = threading.Thread(target=self.supervise, daemon=True)
@@ -313,8 +322,22 @@ class Site:
             for k in range(keys_each):
                 out = self.command("key", "create", "--config", self.path("w0.ini"), "--tenant", f"tenant{t}", "--user",
                                    f"user{k}", "--create-missing", "--json")
-                self.keys.append(json.loads(out) | {"tenant_name": f"tenant{t}"})
+                self.keys.append(json.loads(out))
+        owners = {r[0]: {"tenant_id": r[1], "user_id": r[2]} for r in
+                  self.sql("SELECT k.id, u.tenant_id, u.id FROM api_keys k JOIN users u ON u.id = k.user_id")}
+        for k in self.keys:
+            k.update(owners[k["id"]])
         self.sql(f"INSERT INTO assignments (tenant_id, name, model) SELECT id, '{MODEL}', '{MODEL}' FROM tenants")
+
+    def set_limits(self, budget):
+        """tenant0 never reaches its limits, a user of tenant1 spends `budget` tokens, tenant2 runs few at a time."""
+        for words in (["tenant0", "--tokens-per-day", "1000000000000", "--money-per-month", "9000000000000000"],
+                      ["tenant1", "--user", "user0", "--tokens-per-day", str(budget)],
+                      ["tenant2", "--concurrent-requests", "12", "--tokens-per-minute", "1000000000"]):
+            self.command("quota", "set", "--config", self.path("w0.ini"), "--tenant", *words)
+        self.limits = {(r[0], r[1]): int(r[2]) for r in
+                       self.sql("SELECT tenant_id, scope, tokens_per_day FROM limits WHERE tokens_per_day IS NOT NULL")}
+        self.limited = {r[0] for r in self.sql("SELECT tenant_id FROM limits")}
 
     def supervise(self):
         while not self.ended.wait(0.05):

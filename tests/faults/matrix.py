@@ -1,0 +1,146 @@
+"""The fault matrix: each fault at each stage where it can strike, one line a cell.
+
+Stages: A accepted, B held, C queued, D claimed, E first token, F in mid-stream, G finished and unsettled, H settled and
+not yet in the ledger. A process reaches its stage by a failpoint (base/failpoint.h): there it dies, or stops until the
+fault was dealt. The load goes on all the while; a violation belongs to the cell in which its request began.
+"""
+import random
+import re
+import signal
+import subprocess
+import time
+from dataclasses import replace
+
+import injuries
+from injuries import GATEWAY_POINTS, WORKER_POINTS, arm
+
+STOP_SECONDS = 8  # beyond a lease (5 s) and a silence (5 s)
+ELSEWHERE = {  # cells of the design that are shown by other means, or need what is not here
+    "poison request": "needs a request that kills its worker; tests/unit/router shows the dead letter",
+    "slow reader, zero window": "tests/soak",
+    "revocation, quota lowered in mid-stream": "tests/integration",
+    "cross-tenant cache": "there is no cache of prefixes yet",
+    "version N and N+1 side by side": "there is one version",
+    "descriptors, memory, threads exhausted": "tests/soak",
+    "clock of Redis jumps": "its allocator and libfaketime clash",
+}
+
+
+def killed_at(point):
+    return lambda site, name, r: arm(site, name, point, "kill")
+
+
+def stopped_at(point):
+    def deal(site, name, r):
+        reached = arm(site, name, point, "stop")
+        time.sleep(STOP_SECONDS if reached else 0)
+        site.by_name[name].send(signal.SIGCONT)
+        return reached
+    return deal
+
+
+def while_standing_at(point, injury):
+    """The injury strikes while the gateway stands at the point."""
+    def deal(site, name, r):
+        reached = arm(site, name, point, "stop")
+        try:
+            injury.deal(site, injury.target, r)
+        finally:
+            site.by_name[name].send(signal.SIGCONT)
+        return reached
+    return deal
+
+
+def dealt(injury):
+    def deal(site, name, r):
+        injury.deal(site, name, r)
+        return True
+    return deal
+
+
+def refuses_an_evicting_redis(site, name, r):
+    """A gateway and a worker that start while Redis evicts end with an error that says so."""
+    site.redis_call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        for role in ("gateway", "worker"):
+            config = site.path("gw1.ini" if role == "gateway" else "w1.ini")
+            done = subprocess.run([site.binary, role, "--config", config, "--set", f"general.data_dir={site.path('spare')}"],
+                                  capture_output=True, text=True, timeout=20)
+            if done.returncode == 0 or "noeviction" not in done.stderr:
+                raise AssertionError(f"the {role} does not refuse an evicting Redis: {done.stderr[-300:]}")
+    finally:
+        site.redis_call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    return True
+
+
+def make_cells(site):
+    """(fault, stage, injury, target, deal)."""
+    known = injuries.ALL
+    cells = [("kill -9 gateway", s, known["gateway-killed"], "gw0", killed_at(p)) for s, p in GATEWAY_POINTS.items()]
+    cells += [("kill -9 worker", s, known["worker-killed"], "w0", killed_at(p)) for s, p in WORKER_POINTS.items()]
+    cells += [("SIGSTOP worker, then CONT", s, known["worker-stopped"], "w0", stopped_at(WORKER_POINTS[s]))
+              for s in ("D", "D3", "E", "F", "F2")]
+    cells += [("SIGSTOP gateway, then CONT", s, known["gateway-stopped"], "gw0", stopped_at(GATEWAY_POINTS[s]))
+              for s in ("A", "C", "E", "F", "G", "H")]
+    for name, text, stages in (("redis-killed-with-its-log", "kill -9 Redis with AOF", "BCDEFGH"),
+                               ("redis-killed-and-emptied", "kill -9 Redis without AOF", "BCDEFGH"),
+                               ("redis-wiped", "Redis wiped", "BCDEFGH"),
+                               ("redis-failed-over", "Redis failed over, the last moment lost", "BCDEFGH"),
+                               ("postgres-stopped-hard", "Postgres stopped hard", "AGH")):
+        cells += [(text, s, replace(known[name], loses_gateway=True), "gw0", while_standing_at(GATEWAY_POINTS[s], known[name])) for s in stages]
+    for name, text, stage, target in (
+            ("redis-out-of-memory", "Redis out of memory", "A-C", "redis"), ("functions-lost", "Redis lost its functions", "B-H", "redis"),
+            ("redis-stopped", "Redis stopped for a while", "A-H", "redis"), ("commit-without-its-answer", "COMMIT unknown", "G", "gw0"),
+            ("gateway-cut-from-redis", "cut gateway - Redis", "A-H", "gw0"), ("gateway-stalled-from-redis", "stalled gateway - Redis", "A-H", "gw0"),
+            ("worker-cut-from-redis", "cut worker - Redis", "D-F", "w0"), ("worker-stalled-from-redis", "stalled worker - Redis", "D-F", "w0"),
+            ("gateway-cut-from-postgres", "cut gateway - Postgres", "H", "gw0"), ("gateway-terminated", "SIGTERM gateway under load", "A-H", "gw0"),
+            ("worker-terminated", "SIGTERM worker under load", "D-F", "w0"),
+            ("gateway-stopped-beyond-the-sweep", "SIGSTOP gateway 24 s, then CONT", "A-H", "gw0"),
+            ("gateway-and-worker-killed", "both killed", "A-H", "gw0")):
+        cells.append((text, stage, known[name], target, dealt(known[name])))
+    if site.small_disks:
+        cells.append(("disk full", "A-H", known["disk-full"], "gw0", dealt(known["disk-full"])))
+    if site.clock:
+        cells.append(("clock of the gateways jumps", "A-H", known["clock-jumped"], "gw0", dealt(known["clock-jumped"])))
+    policy = injuries.Injury("evicting-redis", "redis", None, loses_redis=False)
+    cells.append(("evicting Redis is refused at start", "-", policy, "redis", refuses_an_evicting_redis))
+    return cells
+
+
+def matrix_run(run):
+    from faults import report, say
+    o, site, found = run.o, run.site, ["not checked"]
+    say(f"fault matrix, seed {o.seed}")
+    try:
+        run.start()
+        cells, results = make_cells(site), []
+        if o.only:
+            cells = [c for c in cells if re.search(o.only, f"{c[0]} {c[1]}")]
+        for text, stage, injury, target, deal in cells:
+            time.sleep(0.5)
+            troubles = len(run.troubles)
+            begin = time.time()
+            _, reached = run.deal(injury, target, random.Random(f"{o.seed} {text} {stage}"), deal)
+            trouble = run.troubles[troubles:]
+            results.append((text, stage, begin, time.time(), reached, trouble))
+            say(f"dealt  {text:42} {stage:4} {time.time() - begin:5.1f} s{'' if reached else '  stage not reached'}")
+        run.quiesce()
+        history, rows, accepted, found = run.check()
+        failed = skipped = 0
+        for text, stage, begin, end, reached, trouble in results:
+            n = sum(begin <= x["began"] < end + 2 for x in history)
+            broken = sorted({v.rule for v in found if begin <= v.at < end + 2})
+            verdict = "FAILED" if broken or trouble else "ok" if reached else "skipped"
+            failed += verdict == "FAILED"
+            skipped += verdict == "skipped"
+            say(f"cell   {text:42} {stage:4} {n:6} requests  {verdict} {' '.join(broken + trouble)}"
+                f"{': the stage was not reached' if verdict == 'skipped' else ''}")
+        for text, why in ELSEWHERE.items():
+            say(f"cell   {text:42}      {'-':>6}           skipped: {why}")
+        failed_rules = report(history, rows, accepted, found, run.skipped)
+        skipped += len(ELSEWHERE)
+        say(f"{len(results) - failed - skipped + len(ELSEWHERE)} passed, {failed or failed_rules} failed, {skipped} skipped")
+        return failed + failed_rules
+    finally:
+        run.close(bool(found) or o.keep)
+
