@@ -2,11 +2,14 @@
 """Writes tests/fixtures/tokenizer and tests/fixtures/template/goldens.json: what Hugging Face's tokenizers and Jinja make of texts and
 conversations.
 
-    gen_tokenizer_goldens.py --model SmolLM2.gguf --package tokenizer-qwen3.tgz --fixtures tests/fixtures
+    gen_tokenizer_goldens.py --model SmolLM2.gguf --package tokenizer-qwen3.tgz --fixtures tests/fixtures [--templates DIR]
 
 The tokenizers are those of the published tokenizer.json files: Qwen3's as it stands; SmolLM2's built from the vocabulary in the GGUF file and
 its published steps (Digits, ByteLevel); llama-bpe's and gpt-2's steps over Qwen3's and SmolLM2's vocabularies. Names of control tokens in a text
 are ids in "trusted" and text in "plain".
+
+The chat templates belong to their models: SmolLM2's is read from the GGUF file, Qwen3's from the package, the others from DIR/NAME.jinja
+(qwen2, qwen2.5, qwen3-thinking, llama3, llama3.1, llama3.2). Without --templates the goldens of the templates stay as they are.
 """
 import argparse
 import gzip
@@ -72,19 +75,31 @@ def write_gz(path, value):
     print(path, os.path.getsize(path))
 
 
-def render(path, messages, add_generation, **values):
+def render(text, messages, add_generation, **values):
     """As transformers' apply_chat_template, without a clock."""
     def fail(message):
         raise jinja2.exceptions.TemplateError(message)
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     env.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
     env.globals["raise_exception"] = fail
-    with open(path, encoding="utf-8", newline="") as f:
-        return env.from_string(f.read()).render(messages=messages, add_generation_prompt=add_generation, **values)
+    return env.from_string(text).render(messages=messages, add_generation_prompt=add_generation, **values)
 
 
-def template_goldens(folder, tokenizers):
-    """(our template, Jinja file, its values, the tokenizer that the ids are of or None)."""
+CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+
+def jinja_texts(folder, model, config):
+    """The models' own templates by name; chatml is nobody's."""
+    texts = {"chatml": CHATML, "smollm": gguf.GGUFReader(model).fields["tokenizer.chat_template"].contents(), "qwen3": config["chat_template"]}
+    for name in ("qwen2", "qwen2.5", "qwen3-thinking", "llama3", "llama3.1", "llama3.2"):
+        with open(f"{folder}/{name}.jinja", encoding="utf-8", newline="") as f:
+            texts[name] = f.read()
+    return texts
+
+
+def template_goldens(texts, tokenizers):
+    """(our template, the name of the Jinja text, its values, the tokenizer that the ids are of or None)."""
     cases = [("chatml", "chatml", {}, None), ("smollm", "smollm", {}, "smollm2"), ("qwen2", "qwen2", {}, None), ("qwen2.5", "qwen2.5", {}, "qwen3"), ("qwen3", "qwen3", {}, "qwen3"),
              ("qwen3-no-think", "qwen3", {"enable_thinking": False}, "qwen3"), ("qwen3-thinking", "qwen3-thinking", {}, "qwen3"), ("llama3", "llama3", {}, None), ("llama3.1", "llama3.1", {}, None), ("llama3.1", "llama3.2", {}, None)]
     no_tools = {"chatml", "smollm", "qwen2", "llama3"}
@@ -95,7 +110,7 @@ def template_goldens(folder, tokenizers):
                 continue
             as_jinja = [dict(m, role="system" if m["role"] == "developer" else m["role"]) for m in messages]
             for add_generation in (True, False):
-                text = render(f"{folder}/{jinja}.jinja", as_jinja, add_generation, bos_token="<|begin_of_text|>", **values)
+                text = render(texts[jinja], as_jinja, add_generation, bos_token="<|begin_of_text|>", **values)
                 case = {"template": name, "jinja": jinja, "conversation": i, "add_generation": add_generation, "text": text}
                 if vocabulary:
                     case["ids"] = encode(tokenizers[vocabulary], [text], False)[0]
@@ -107,10 +122,11 @@ def main():
     p = argparse.ArgumentParser()
     for name in ("model", "package", "fixtures"):
         p.add_argument("--" + name, required=True)
+    p.add_argument("--templates", help="the folder of NAME.jinja")
     args = p.parse_args()
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     digits = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    definition = read_package(args.package)[0]
+    definition, config = read_package(args.package)
     tokenizers = {"smollm2": smollm2(args.model, digits), "gpt-2": smollm2(args.model, byte_level), "qwen3": qwen3(definition), "llama-bpe": qwen3(definition, llama=True)}
     texts = strings()
     nfc = normalizers.NFC()
@@ -119,7 +135,9 @@ def main():
     write_gz(f"{args.fixtures}/tokenizer/strings.json.gz", {"strings": texts, "nfc": normalised})
     for name, t in tokenizers.items():
         write_gz(f"{args.fixtures}/tokenizer/{name}.json.gz", golden(t, texts))
-    write_gz(f"{args.fixtures}/template/goldens.json.gz", template_goldens(f"{args.fixtures}/template", tokenizers))
+    if args.templates:
+        templates = jinja_texts(args.templates, args.model, config)
+        write_gz(f"{args.fixtures}/template/goldens.json.gz", template_goldens(templates, tokenizers))
 
 
 if __name__ == "__main__":
