@@ -105,8 +105,9 @@ int settings_need_postgres(const config *c, err *e) {
 }
 
 static int too_long(const char *path, const config *c, err *e) {
-    return err_set(e, ERR_INVALID, "data", "%s: the path cannot be used (at most %zu characters)",
-                   path, sizeof c->data_dir - ROOM);
+    return err_set(e, ERR_INVALID, "data",
+                   "--data takes a path of at most %zu characters that can be made; %s is none",
+                   sizeof c->data_dir - ROOM, path);
 }
 
 // With no model configured, the small one that `make run` gets is served, so that `up` alone does

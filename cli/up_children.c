@@ -149,16 +149,18 @@ static bool is_end(int signal) { return signal == SIGINT || signal == SIGTERM; }
 
 bool signal_came(up *u, int ms) { return is_end(signal_wait(u, ms)); }
 
-// A child ended: its message for people.
-static void describe_end(const child *k, int status, err *e) {
+// A child ended before it was ready: the end of its log for people, the last line of it as the
+// reason.
+static void describe_end(up *u, const child *k, int status, err *e) {
     char how[64];
     buf tail = {0};
     process_describe(status, how, sizeof how);
-    process_log_tail(k->log_path, 200, &tail);
+    process_log_tail(k->log_path, 800, &tail);
     while (tail.len && tail.data[tail.len - 1] == '\n')
-        tail.data[--tail.len] = 0;
-    err_set(e, ERR_IO, NULL, "%s %s. The end of %s:\n%s", k->name, how, k->log_path,
-            tail.data ? tail.data : "(empty)");
+        buf_cut(&tail, tail.len - 1);
+    const char *text = tail.data ? tail.data : "(empty)", *last = strrchr(text, '\n');
+    up_say(u, "the end of %s:\n%s", k->log_path, text);
+    err_set(e, ERR_IO, NULL, "%s %s: %s", k->name, how, last ? last + 1 : text);
     buf_release(&tail);
 }
 
@@ -179,7 +181,7 @@ int child_wait_ready(up *u, child *k, int timeout_s, err *e) {
             return 0;
         if (waitpid(k->pid, &status, WNOHANG) == k->pid) {
             k->pid = 0;
-            describe_end(k, status, e);
+            describe_end(u, k, status, e);
             return -1;
         }
         if (signal_came(u, POLL_MS))

