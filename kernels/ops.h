@@ -106,8 +106,9 @@ typedef struct rope_kv_args {
     int n_spans;
 } rope_kv_args;
 
-typedef struct attention_args { // causal, grouped queries, float accumulation, softmax scale
-                                // 1/sqrt(head_dim)
+// Causal attention with grouped queries (n_heads / n_kv_heads at most 32), float accumulation,
+// scale 1/sqrt(head_dim).
+typedef struct attention_args {
     const float *q; // [n_rows, n_heads, head_dim], rows q_stride floats apart (the q part of qkv)
     float *y;       // [n_rows, n_heads * head_dim]
     int64_t q_stride;
