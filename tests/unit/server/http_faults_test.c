@@ -36,6 +36,25 @@ static int open_tls(void **state) {
     return 0;
 }
 
+// So patient that only the cap can cut a client.
+static int open_patient(void **state) {
+    http_stage *s = calloc(1, sizeof *s);
+    http_options o = quick_options();
+    o.stall_ms = 60000;
+    stage_open(s, o, false);
+    *state = s;
+    return 0;
+}
+
+static int open_patient_tls(void **state) {
+    http_stage *s = calloc(1, sizeof *s);
+    http_options o = quick_options();
+    o.stall_ms = 60000;
+    stage_open(s, o, true);
+    *state = s;
+    return 0;
+}
+
 static int close_stage(void **state) {
     stage_close(*state);
     free(*state);
@@ -270,8 +289,26 @@ static void close_notify_and_fin_are_heard_at_once(void **state) {
     assert_true(stage_wait(&echo_seen.requests, 1));
     int64_t since = clock_mono_ms();
     SSL_shutdown(w.ssl);
-    wire_close(&w);
+    shutdown(w.fd, SHUT_WR);
     expect_gone_soon(since);
+    wire_close(&w);
+}
+
+// More stands in front of the FIN than the server reads ahead, but no more than its kernel takes.
+static void a_fin_over_tls_is_heard_behind_unread_bytes(void **state) {
+    wire w = stage_wire(*state);
+    buf b = {0};
+    buf_puts(&b, "GET /never" HOST "\r\n");
+    while (b.len < 100000)
+        buf_puts(&b, "GET /later" HOST "\r\n");
+    wire_send(&w, b.data, b.len);
+    assert_true(stage_wait(&echo_seen.requests, 1));
+    int64_t since = clock_mono_ms();
+    shutdown(w.fd, SHUT_WR);
+    expect_gone_soon(since);
+    assert_int_equal(atomic_load(&echo_seen.requests), 1);
+    wire_close(&w);
+    buf_release(&b);
 }
 
 static void a_client_that_goes_in_its_body_leaves_nothing(void **state) {
@@ -378,7 +415,13 @@ static void a_client_that_does_not_read_its_stream_is_cut_at_the_cap(void **stat
     wire_puts(&w, "GET /stream?n=100000&ms=1&bytes=30000" HOST "\r\n");
     assert_true(stage_wait(&echo_seen.gone, 1));
     assert_true(stage_wait_quiet(s));
-    expect_served(s); // while the slow one is still connected
+    expect_served(s);  // while the slow one is still connected
+    char bytes[16384]; // what reached it, then a reset: the kernel was left nothing to send
+    ssize_t n;
+    while ((n = recv(w.fd, bytes, sizeof bytes, 0)) > 0)
+        ;
+    assert_int_equal(n, -1);
+    assert_int_equal(errno, ECONNRESET);
     wire_close(&w);
 }
 
@@ -628,6 +671,7 @@ int main(void) {
         BOTH(a_reset_in_a_silent_stream_is_heard_at_once),
         BOTH(a_fin_behind_pipelined_requests_is_heard_at_once),
         TLS(close_notify_and_fin_are_heard_at_once),
+        TLS(a_fin_over_tls_is_heard_behind_unread_bytes),
         BOTH(a_client_that_goes_in_its_body_leaves_nothing),
         PLAIN(a_half_close_right_after_the_request_is_answered),
         PLAIN(a_half_close_right_after_the_request_gets_its_stream),
@@ -636,7 +680,10 @@ int main(void) {
         TLS(close_notify_alone_gets_its_answer),
         TLS(a_fin_over_tls_is_a_clean_close),
         BOTH(a_half_close_inside_the_head_is_a_clean_close),
-        BOTH(a_client_that_does_not_read_its_stream_is_cut_at_the_cap),
+        cmocka_unit_test_setup_teardown(a_client_that_does_not_read_its_stream_is_cut_at_the_cap,
+                                        open_patient, close_stage),
+        cmocka_unit_test_setup_teardown(a_client_that_does_not_read_its_stream_is_cut_at_the_cap,
+                                        open_patient_tls, close_stage),
         BOTH(a_client_that_takes_nothing_is_cut_after_the_stall_time),
         BOTH(a_connection_over_the_most_gets_503_and_the_others_serve),
         BOTH(a_taken_port_is_named),

@@ -158,6 +158,13 @@ static void a_certificate_of_another_key_or_garbage_is_renewed(void **state) {
     ensure(NAMES);
     assert_int_equal(unlink(paths.key), 0);
     assert_true(ensure(NAMES));
+    char ca_key[128];
+    buf other = {0};
+    snprintf(ca_key, sizeof ca_key, "%s/ca.key", dir);
+    read_all(ca_key, &other);
+    assert_int_equal(file_write_atomic(paths.key, 0600, other.data, other.len, NULL), 0);
+    buf_release(&other);
+    assert_true(ensure(NAMES));
     assert_int_equal(file_write_atomic(paths.cert, 0644, "junk", 4, NULL), 0);
     assert_true(ensure(NAMES));
     assert_false(ensure(NAMES));
