@@ -3,7 +3,11 @@
 # Counts cmocka's own summaries (one per group), lines "skip: why" of programs that skip as a whole, and a last line
 # "N passed, N failed, N skipped" of other runners. A program that crashes, hangs or runs no test counts as one failed.
 set -u
+# Programs run JOBS at a time (all processors), each alone in its output; they are judged in the order given.
 limit_s=${TEST_TIMEOUT_S:-600}
+jobs=${JOBS:-$(nproc)}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 passed=0 failed=0 skipped=0
 
 # Prints "PASSED FAILED SKIPPED ANNOUNCED" of one program's output.
@@ -23,9 +27,24 @@ END {
     print p + other_p, f + other_f, s + other_s, announced + 0
 }'
 
+run_one() { # NUMBER PROGRAM
+    timeout -k 5 "$limit_s" "$2" >"$work/$1.raw" 2>&1 </dev/null
+    echo $? >"$work/$1.rc"
+}
+
+i=0
 for t in "$@"; do
-    out=$(timeout -k 5 "$limit_s" "$t" 2>&1 </dev/null | tr -d '\0'; exit "${PIPESTATUS[0]}")
-    rc=$?
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    i=$((i + 1)) # here, not in the command: that runs in a subshell
+    run_one $i "$t" &
+done
+wait
+
+i=0
+for t in "$@"; do
+    i=$((i + 1))
+    out=$(tr -d '\0' <"$work/$i.raw")
+    rc=$(cat "$work/$i.rc")
     read -r p f s announced < <(awk "$count" <<<"$out")
     why="exit $rc"
     [ $rc -eq 124 ] && why="no end within $limit_s s"
