@@ -3,7 +3,8 @@
 # SOAK_URL=https://127.0.0.1:PORT/v1 SOAK_KEY=... SOAK_CA=FILE SOAK_MODEL=ID.
 SOAK_SRC := $(wildcard tests/soak/*.c)
 
-$(B)/soak: $(SOAK_SRC) $(wildcard tests/soak/*.h tests/support/*.h) $(call libs,server)
+.SECONDEXPANSION:
+$(B)/soak: $(SOAK_SRC) $(wildcard tests/soak/*.h tests/support/*.h) $$(call libs,server)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(filter-out -MMD -MP,$(CPPFLAGS)) $(CFLAGS) $(SOAK_SRC) $(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -o $@
