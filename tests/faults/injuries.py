@@ -91,6 +91,15 @@ def gateway_and_worker_killed(site, name, r):
     kill(site, name)
 
 
+@injury("gw", loses_gateway=True)
+def gateway_killed_before_its_commit(site, name, r):
+    """PostgreSQL is out of reach, so rows wait in the recorder; then their gateway dies."""
+    ms = int(r.uniform(300, 1500))
+    site.proxy.command("refuse", f"{name}-pg", ms)
+    time.sleep(ms / 1000 - 0.1)
+    kill(site, name)
+
+
 # ---- Redis
 
 def wait_redis(site):
@@ -131,14 +140,32 @@ def redis_stopped(site, name, r):
     pause(site, "redis", r.uniform(1, 8))
 
 
+SNAPSHOT = """local all = {}
+for _, key in ipairs(redis.call('KEYS', 'tg:*')) do
+  all[#all + 1] = {key, redis.call('DUMP', key), redis.call('PTTL', key)}
+end
+return all"""
+ROLL_BACK = """local is_there = {}
+for i = 1, #ARGV, 3 do is_there[ARGV[i]] = true end
+for _, key in ipairs(redis.call('KEYS', 'tg:*')) do
+  if not is_there[key] then redis.call('DEL', key) end
+end
+for i = 1, #ARGV, 3 do redis.call('RESTORE', ARGV[i], math.max(0, tonumber(ARGV[i + 2])), ARGV[i + 1], 'REPLACE') end"""
+
+
 @injury("redis", loses_redis=True)
 def redis_failed_over(site, name, r):
-    """What a replica that was a little behind would have: everything of a moment ago, the rest is gone."""
-    then = {key: (site.redis_call("DUMP", key), site.redis_call("PTTL", key)) for key in site.redis_call("KEYS", "tg:*")}
-    time.sleep(r.uniform(0.05, 0.8))
-    commands = [("DEL", key) for key in site.redis_call("KEYS", "tg:*") if key not in then]
-    commands += [("RESTORE", key, max(0, life), value, "REPLACE") for key, (value, life) in then.items() if value]
-    site.redis_all(commands)
+    """What a replica that was a little behind would have: everything of a moment ago, the rest is gone. Workers that
+    hang until then find a queue, so that claims are among what is undone."""
+    workers = site.roles("w") if r.random() < 0.7 else []
+    for w in workers:
+        w.send(signal.SIGSTOP)
+    time.sleep(0.2 if workers else 0)
+    then = site.redis_call("EVAL", SNAPSHOT, 0)
+    for w in workers:
+        w.send(signal.SIGCONT)
+    time.sleep(r.uniform(0.02, 0.3))
+    site.redis_call("EVAL", ROLL_BACK, 0, *(part for entry in then for part in entry))
 
 
 @injury("redis", loses_redis=True, weight=1)

@@ -233,7 +233,7 @@ class Site:
         i = int(name[-1])
         return self.ports[2 * i + 1] if name.startswith("gw") else self.ports[2 * self.n_gateways + i]
 
-    # ---- waiting
+    # ---- asking
 
     def sql(self, text, seconds=30):
         """Rows of text. Straight to the server, not through the proxy."""
@@ -244,21 +244,15 @@ class Site:
 
     def redis_call(self, *words):
         """One command, its answer as Python values; straight to the server."""
-        return self.redis_talk([words])[0]
-
-    def redis_all(self, commands):
-        """In one transaction."""
-        return self.redis_talk([("MULTI",), *commands, ("EXEC",)])[-1]
-
-    def redis_talk(self, commands):
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(5)
             s.connect(self.path("s", "redis.sock"))
-            for words in commands:
-                encoded = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-                s.sendall(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded))
+            encoded = [w if isinstance(w, bytes) else str(w).encode() for w in words]
+            s.sendall(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded))
             with s.makefile("rb") as f:
-                return [read_answer(f) for _ in commands]
+                return read_answer(f)
+
+    # ---- waiting
 
     def wait(self, what, is_true, seconds=60):
         until = time.monotonic() + seconds

@@ -1,0 +1,123 @@
+"""Planted faults: does the checker see them? Each is built apart, in a copy of the tree under build/mutants, and must fail.
+
+    mutants.py [NAME...]      one line each, then "N passed, N failed, N skipped"; passed: it was caught by the rule named
+
+A plant is a replacement of text that must occur exactly once: when the code moves on, the plant moves with it or fails.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = ROOT / "build" / "mutants" / "tree"
+
+
+@dataclass
+class Plant:
+    name: str
+    edits: list  # (file, old, new)
+    rules: str  # that may catch it
+    options: list  # of faults.py
+    needs_limits: bool = False
+
+
+PLANTS = [
+    Plant("double-settle", [  # a row that is there already is counted once more
+        ("router/usage.c", '" ON CONFLICT (request_id) DO NOTHING"', '" ON CONFLICT (request_id) DO UPDATE SET attempts = usage.attempts"')],
+        "P2", ["--only", "commit-without-its-answer", "--seconds", "12"]),
+    Plant("ack-before-commit", [  # record and journal forget the row while it is on its way
+        ("router/recorder.c", 'failpoint("commit.before"); // H',
+         "settle_all(r, batch, n, true);\n        for (int i = 0; i < n; i++)\n            if (batch[i]->segment)\n"
+         "                journal_commit(r->j, batch[i]->row.id, batch[i]->segment);")],
+        "P1 REST", ["--only", "gateway-killed-before-its-commit", "--seconds", "10"]),
+    Plant("fence-ignored", [  # frames of any run are taken as they come; the check of positions alone would hide it
+        ("router/request_run.c", "return f->run == q->run && worker == q->worker;", "return worker != 0;"),
+        ("router/request_run.c", "if (c->is_last || f->from < c->n) // had it; never repeated (P6)", "if (c->is_last)")],
+        "P6 P1 P3", ["--only", "redis-failed-over", "--seconds", "12"]),
+    Plant("hold-released-twice", [
+        ("router/quota.lua", "if was_open then settle_now(r, KEYS, ARGV) end", "if was_open or is_drop then settle_now(r, KEYS, ARGV) end")],
+        "P4 REST", ["--only", "worker-killed", "--seconds", "5"], needs_limits=True),
+    Plant("reaper-without-fence", [  # the sweep closes what it finds, whoever lives
+        ("router/sweep.c", "(!ask_own(w, record.gateway, tenant, id) && is_long_missing(w, record.gateway)))",
+         "ask_own(w, record.gateway, tenant, id) || is_long_missing(w, record.gateway) || true)")],
+        "P1 P3", ["--only", "worker-killed", "--seconds", "14"]),
+]
+
+
+def copy_tree():
+    """Sources as they are now, and what was built of them, so that only what a plant touches is compiled again."""
+    TREE.mkdir(parents=True, exist_ok=True)
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in files.splitlines():
+        source, copy = ROOT / name, TREE / name
+        if not source.is_file() or name.startswith("tests/"):
+            continue
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+        elif copy.read_bytes() != source.read_bytes():
+            shutil.copy(source, copy)  # with a new time: what was built of the old text is older
+    for part in ("obj", "lib", "gen"):
+        if (ROOT / "build" / part).is_dir() and not (TREE / "build" / part).is_dir():
+            shutil.copytree(ROOT / "build" / part, TREE / "build" / part)
+
+
+def build(plant):
+    """The planted binary."""
+    for name, old, new in plant.edits:
+        text = (TREE / name).read_text()
+        if text.count(old) != 1:
+            raise RuntimeError(f"{name} has {text.count(old)} times: {old}")
+        (TREE / name).write_text(text.replace(old, new))
+    try:
+        made = subprocess.run(["make", "-s", "-C", TREE, "build/tiergate"], capture_output=True, text=True)
+        if made.returncode:
+            raise RuntimeError(made.stderr[-2000:])
+        binary = TREE.parent / plant.name
+        shutil.copy2(TREE / "build" / "tiergate", binary)
+    finally:
+        for name, _, _ in plant.edits:
+            shutil.copy(ROOT / name, TREE / name)  # with a new time: it is compiled again
+    return binary
+
+
+def try_out(plant, binary):
+    command = [sys.executable, Path(__file__).with_name("faults.py"), "--seed", "1", "--rest", "25", "--quiet", "--binary", binary,
+               *plant.options]
+    out = subprocess.run(command, capture_output=True, text=True)
+    (TREE.parent / f"{plant.name}.log").write_text(out.stdout + out.stderr)
+    for line in out.stdout.splitlines():
+        if m := re.match(r"logs, history and configuration: (/\S+)", line):
+            shutil.rmtree(m[1], ignore_errors=True)
+    if plant.needs_limits and "applies no limits" in out.stdout:
+        return None, "this build applies no limits"
+    found = re.findall(r"^VIOLATION ((\w+): .*)$", out.stdout, re.MULTILINE)
+    for text, rule in found:
+        if rule in plant.rules.split():
+            return True, text
+    return False, f"not caught: see build/mutants/{plant.name}.log"
+
+
+def main():
+    passed = failed = skipped = 0
+    copy_tree()
+    for plant in PLANTS:
+        if sys.argv[1:] and plant.name not in sys.argv[1:]:
+            continue
+        try:
+            caught, text = try_out(plant, build(plant))
+        except RuntimeError as e:
+            caught, text = False, str(e)
+        passed, failed, skipped = passed + (caught is True), failed + (caught is False), skipped + (caught is None)
+        print(f"{plant.name:22} {'caught' if caught else 'skip:' if caught is None else 'FAILED'} {text[:240]}", flush=True)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.exit(main())
