@@ -102,7 +102,10 @@ static int revoke(const key_options *o, pg *db, err *e) {
                        "key revoke needs the key's id (see `tiergate key list`)");
     if (apikey_revoke(db, o->words[1], e))
         return -1;
-    printf("revoked %s; gateways refuse it within 2 s\n", o->words[1]);
+    if (o->json)
+        print_json(json_pack("{s:s,s:b}", "key", o->words[1], "revoked", 1));
+    else
+        printf("revoked %s; gateways refuse it within 2 s\n", o->words[1]);
     return 0;
 }
 

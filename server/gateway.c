@@ -48,7 +48,7 @@ static const char *not_ready(void *ctx) {
 }
 
 static int listen_ops(gateway *g, err *e) {
-    if (ops_start(&g->c->ops_listen, not_ready, g, &g->ops, e))
+    if (probe_start(&g->c->ops_listen, not_ready, g, &g->probe, e))
         return err_wrap(e, "[gateway] ops_listen");
     return 0;
 }
@@ -63,7 +63,7 @@ static void cut_seats(gateway *g) {
 
 static void close_parts(gateway *g) {
     cut_seats(g);
-    ops_stop(g->ops);
+    probe_stop(g->probe);
     http_stop(g->admin);
     http_stop(g->api);
     pool_free(g->pool); // its work uses what follows

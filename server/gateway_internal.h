@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include "base/config.h"
 #include "base/loop.h"
-#include "base/ops.h"
+#include "base/probe.h"
 #include "base/secret.h"
 #include "base/thread.h"
 #include "router/request.h"
@@ -34,7 +34,7 @@ struct gateway {
     assign *assign;
     router_shared *shared;
     http_server *api, *admin;
-    ops *ops;
+    probe *probe;
     bool has_own_cert; // made by us; ca is then for clients
     tls_cert_paths cert;
     pthread_mutex_t mutex;         // seats

@@ -176,7 +176,7 @@ int gateway_tell_ready(const gateway *g, int fd, err *e) {
     json_t *line = json_pack("{s:o,s:o,s:o,s:s?,s:o}", "base_url",
                              url(&c->listen, http_port(g->api), !c->plain_http, "/v1"), "admin_url",
                              url(&c->admin_listen, http_port(g->admin), true, ""), "ops_url",
-                             url(&c->ops_listen, ops_port(g->ops), false, ""), "ca_file",
+                             url(&c->ops_listen, probe_port(g->probe), false, ""), "ca_file",
                              g->has_own_cert ? g->cert.ca : NULL, "models", model_names(g));
     char *text = json_dumps(line, JSON_COMPACT);
     int rc =

@@ -14,7 +14,7 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/metric.h"
-#include "base/ops.h"
+#include "base/probe.h"
 #include "base/redis.h"
 #include "base/secret.h"
 #include "router/queue.h"
@@ -411,10 +411,10 @@ static int open_all(worker *w, err *e) {
     return open_engine(w, e);
 }
 
-static void tell_ready(const worker *w, int fd, const ops *o) {
+static void tell_ready(const worker *w, int fd, const probe *o) {
     char id[17], url[128], *text;
     snprintf(id, sizeof id, "%016llx", (unsigned long long)w->id);
-    snprintf(url, sizeof url, "http://%s:%u", w->c->worker_ops_listen.host, ops_port(o));
+    snprintf(url, sizeof url, "http://%s:%u", w->c->worker_ops_listen.host, probe_port(o));
     log_event(LOG_INFO, "worker.ready", "{s:s,s:s,s:s,s:s}", "worker", id, "model", w->conf->name,
               "backend", engine_backend(w->g), "tier", w->conf->tier);
     if (fd < 0)
@@ -450,7 +450,7 @@ static const char *not_ready(void *ctx) {
     return atomic_load(&w->ready) ? NULL : "Redis does not answer";
 }
 
-static void run_threads(worker *w, ops *o, int ready_fd, err *e, int *rc) {
+static void run_threads(worker *w, probe *o, int ready_fd, err *e, int *rc) {
     w->in = inbox_new();
     w->out = outbox_new(w->id);
     w->ears = listener_start(w->c->redis_address, w->conf->tier, w->id, w->in);
@@ -467,7 +467,7 @@ static void run_threads(worker *w, ops *o, int ready_fd, err *e, int *rc) {
 
 int worker_run(const config *c, const char *model_name, int ready_fd, err *e) {
     worker w = {.c = c, .conf = config_find_model(c, model_name), .id = id_random_u64()};
-    ops *o = NULL;
+    probe *o = NULL;
     sigset_t set;
     if (!w.conf)
         return err_set(e, ERR_INVALID, "model", "no [model %s] is configured", model_name);
@@ -478,13 +478,13 @@ int worker_run(const config *c, const char *model_name, int ready_fd, err *e) {
     signal(SIGPIPE, SIG_IGN);
     w.last = &w.runs;
     open_metrics(&w);
-    int rc = open_all(&w, e) || ops_start(&c->worker_ops_listen, not_ready, &w, &o, e) ? -1 : 0;
+    int rc = open_all(&w, e) || probe_start(&c->worker_ops_listen, not_ready, &w, &o, e) ? -1 : 0;
     if (!rc) {
         stepper_init(&w.step, w.g, w.m, (int)c->slots, (int)c->step_tokens);
         run_threads(&w, o, ready_fd, e, &rc);
         log_event(LOG_INFO, "worker.stopped", NULL);
     }
-    ops_stop(o);
+    probe_stop(o);
     close_all(&w);
     return rc;
 }

@@ -1,7 +1,7 @@
 // The operations listener on libmicrohttpd's own polling thread. Owns its socket and that thread.
 // Answers few, small, trusted clients: no TLS, no keys, no bodies. Does not know what readiness
 // means; its caller's function does, on this listener's thread.
-#include "base/ops.h"
+#include "base/probe.h"
 #include "base/buf.h"
 #include "base/metric.h"
 #include <errno.h>
@@ -17,9 +17,9 @@
 #define IDLE_SECONDS 15u
 #define BACKLOG 64
 
-struct ops {
+struct probe {
     struct MHD_Daemon *daemon;
-    ops_not_ready_fn *not_ready;
+    probe_not_ready_fn *not_ready;
     void *ctx;
     uint16_t port;
 };
@@ -46,7 +46,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *mhd, const c
                                   const char *method, const char *version, const char *data,
                                   size_t *n_data, void **request) {
     static int seen;
-    ops *o = ctx;
+    probe *o = ctx;
     buf body = {0};
     (void)version, (void)data, (void)n_data;
     bool is_read = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
@@ -115,10 +115,10 @@ static int open_listener(const config_listen *l, uint16_t *bound, int *out, err 
     return 0;
 }
 
-int ops_start(const config_listen *listen, ops_not_ready_fn *not_ready, void *ctx, ops **out,
-              err *e) {
+int probe_start(const config_listen *listen, probe_not_ready_fn *not_ready, void *ctx, probe **out,
+                err *e) {
     int fd = -1;
-    ops *o = calloc(1, sizeof *o);
+    probe *o = calloc(1, sizeof *o);
     if (!o)
         return err_set(e, ERR_INTERNAL, NULL, "out of memory for the operations listener");
     o->not_ready = not_ready;
@@ -140,9 +140,9 @@ int ops_start(const config_listen *listen, ops_not_ready_fn *not_ready, void *ct
     return 0;
 }
 
-uint16_t ops_port(const ops *o) { return o->port; }
+uint16_t probe_port(const probe *o) { return o->port; }
 
-void ops_stop(ops *o) {
+void probe_stop(probe *o) {
     if (!o)
         return;
     MHD_stop_daemon(o->daemon); // closes the socket and joins the thread

@@ -1,6 +1,6 @@
 // The operations listener over real sockets.
 #include "base/metric.h"
-#include "base/ops.h"
+#include "base/probe.h"
 #include "tests/support/wire.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,11 +26,11 @@ static void probes_and_metrics_are_served(void **state) {
     (void)state;
     const char *why = NULL;
     config_listen listen = {.host = "127.0.0.1"};
-    ops *o = NULL;
+    probe *o = NULL;
     err e = {0};
     metric_add(metric_counter("ops_test_total", "", "For this test"), 7);
-    assert_int_equal(ops_start(&listen, not_ready, &why, &o, &e), 0);
-    uint16_t port = ops_port(o);
+    assert_int_equal(probe_start(&listen, not_ready, &why, &o, &e), 0);
+    uint16_t port = probe_port(o);
     assert_int_not_equal(port, 0);
     ask(port, "GET /healthz", 200, "ok");
     ask(port, "GET /readyz", 200, "ok");
@@ -40,30 +40,30 @@ static void probes_and_metrics_are_served(void **state) {
     ask(port, "GET /metrics", 200, "\nops_test_total 7\n");
     ask(port, "GET /", 404, "/healthz");
     ask(port, "POST /metrics", 405, "GET");
-    ops_stop(o);
+    probe_stop(o);
 }
 
 static void without_a_question_it_is_always_ready(void **state) {
     (void)state;
     config_listen listen = {.host = "127.0.0.1"};
-    ops *o = NULL;
-    assert_int_equal(ops_start(&listen, NULL, NULL, &o, NULL), 0);
-    ask(ops_port(o), "GET /readyz", 200, "ok");
-    ops_stop(o);
+    probe *o = NULL;
+    assert_int_equal(probe_start(&listen, NULL, NULL, &o, NULL), 0);
+    ask(probe_port(o), "GET /readyz", 200, "ok");
+    probe_stop(o);
 }
 
 static void a_taken_port_is_named(void **state) {
     (void)state;
     config_listen listen = {.host = "127.0.0.1"};
-    ops *o = NULL, *second = NULL;
+    probe *o = NULL, *second = NULL;
     err e = {0};
-    assert_int_equal(ops_start(&listen, NULL, NULL, &o, &e), 0);
-    listen.port = ops_port(o);
-    assert_int_equal(ops_start(&listen, NULL, NULL, &second, &e), -1);
+    assert_int_equal(probe_start(&listen, NULL, NULL, &o, &e), 0);
+    listen.port = probe_port(o);
+    assert_int_equal(probe_start(&listen, NULL, NULL, &second, &e), -1);
     assert_int_equal(e.code, ERR_IO);
     assert_non_null(strstr(e.message, "in use"));
-    ops_stop(o);
-    ops_stop(NULL);
+    probe_stop(o);
+    probe_stop(NULL);
 }
 
 int main(void) {
