@@ -1,6 +1,6 @@
 // Byte-pair merges: reads them into a hash table of pairs and merges a word's bytes, always the
 // lowest rank first and of equal ones the leftmost, as Hugging Face's BPE does. Short words by
-// scanning, long ones with a heap over a linked list, O(n log n). The table is read-only after
+// scanning, long ones with a heap, O(n log n). The table is read-only after
 // open; a call's memory is its bpe_scratch. Does not cut text into words (tokenizer_pre.c).
 #include "model/tokenizer_internal.h"
 #include <stdlib.h>
@@ -8,6 +8,7 @@
 
 #define SCANNED_BYTES 40 // up to here scanning is faster than a heap
 #define WHOLE_BYTES 1024 // longer tokens are merged when a text has them
+#define KEPT_PAIRS 65536 // a heap of up to this size is kept for the next word
 #define NO_PAIR UINT64_MAX
 #define NO_RANK UINT32_MAX
 
@@ -142,12 +143,41 @@ static void merge_short(const tokenizer *t, const char *p, size_t n, token_list 
         token_list_push(out, w.ids[i]);
 }
 
-// ---- long words: heap entries are rank << 32 | position; one whose pair has changed since is
-// recognised by the rank, which belongs to one pair only
+// ---- long words
+//
+// Symbols lie where their bytes were: at its first place a symbol's id, and behind that only
+// negative numbers, of which the second and the last place hold minus its length. So a neighbour is
+// found from either side, and a place whose symbol was merged into the one before is negative.
+//
+// The heap holds pairs as rank << 32 | place: those that come before both pairs beside them (a
+// rank belongs to one pair of ids only, so places decide between equal ones). The lowest pair of
+// all is always among them. Entries that have been overtaken are recognised when they are popped.
+// Four bytes a byte for symbols; the heap starts with at most every second pair and hardly grows.
 
 typedef struct long_word {
-    int32_t *id, *previous, *next; // by position; id -1: merged into the one before
+    int32_t *at; // [n]
+    int32_t n;
 } long_word;
+
+static int32_t next_of(const long_word *w, int32_t i) { // n: none
+    bool one = i + 1 == w->n || w->at[i + 1] >= 0;
+    return one ? i + 1 : i - w->at[i + 1];
+}
+
+static int32_t previous_of(const long_word *w, int32_t i) { // -1: none
+    return !i || w->at[i - 1] >= 0 ? i - 1 : i + w->at[i - 1];
+}
+
+static const merge *merge_of(const tokenizer *t, const long_word *w, int32_t i) {
+    int32_t next = i < 0 || i >= w->n || w->at[i] < 0 ? w->n : next_of(w, i);
+    return next < w->n ? find_merge(t, w->at[i], w->at[next]) : NULL;
+}
+
+// The heap's entry for the pair that starts at i, NO_PAIR when there is none.
+static uint64_t entry_of(const tokenizer *t, const long_word *w, int32_t i) {
+    const merge *m = merge_of(t, w, i);
+    return m ? (uint64_t)m->rank << 32 | (uint32_t)i : NO_PAIR;
+}
 
 static void heap_push(bpe_scratch *s, uint64_t entry) {
     if (s->n_heap == s->heap_cap) {
@@ -178,63 +208,90 @@ static uint64_t heap_pop(bpe_scratch *s) {
     return top;
 }
 
-static void push_pair(const tokenizer *t, bpe_scratch *s, const long_word *w, int32_t at) {
-    int32_t next = at < 0 ? -1 : w->next[at];
-    const merge *m = next < 0 ? NULL : find_merge(t, w->id[at], w->id[next]);
-    if (m)
-        heap_push(s, (uint64_t)m->rank << 32 | (uint32_t)at);
+static void heap_fill(const tokenizer *t, bpe_scratch *s, const long_word *w) {
+    uint64_t before = NO_PAIR, here = entry_of(t, w, 0);
+    s->n_heap = 0;
+    for (int32_t i = 0; i < w->n; i++) { // every symbol is one place long yet
+        uint64_t after = entry_of(t, w, i + 1);
+        if (here < before && here < after)
+            heap_push(s, here);
+        before = here;
+        here = after;
+    }
 }
 
-static long_word take_symbols(bpe_scratch *s, size_t n) {
+static void join(long_word *w, int32_t i, int32_t id) {
+    int32_t next = next_of(w, i), end = next_of(w, next), length = end - i;
+    w->at[i] = id;
+    w->at[next] = -length; // negative is enough, unless it is the second or last place
+    w->at[i + 1] = -length;
+    w->at[end - 1] = -length;
+}
+
+// Merges the pair at i. Four pairs may come before both their neighbours now and did not before:
+// the two new ones, and the two beside them where the pair that is gone came first.
+static void merge_long_at(const tokenizer *t, bpe_scratch *s, long_word *w, int32_t i, int32_t id) {
+    int32_t left = previous_of(w, i), right = next_of(w, i);
+    int32_t far_left = left > 0 ? previous_of(w, left) : -1, far_right = next_of(w, right);
+    uint64_t old_left = entry_of(t, w, left), old_right = entry_of(t, w, right);
+    join(w, i, id);
+    uint64_t pairs[4] = {entry_of(t, w, far_left), entry_of(t, w, left), entry_of(t, w, i),
+                         entry_of(t, w, far_right)};
+    for (int k = 1; k <= 2; k++)
+        if (pairs[k] < pairs[k - 1] && pairs[k] < pairs[k + 1])
+            heap_push(s, pairs[k]);
+    if (old_left < pairs[0] && pairs[0] < pairs[1] &&
+        pairs[0] < entry_of(t, w, far_left > 0 ? previous_of(w, far_left) : -1))
+        heap_push(s, pairs[0]);
+    if (old_right < pairs[3] && pairs[3] < pairs[2] &&
+        pairs[3] < entry_of(t, w, next_of(w, far_right)))
+        heap_push(s, pairs[3]);
+}
+
+static void merge_heap(const tokenizer *t, bpe_scratch *s, long_word *w) {
+    heap_fill(t, s, w);
+    while (s->n_heap) {
+        uint64_t entry = heap_pop(s);
+        int32_t i = (int32_t)(uint32_t)entry;
+        const merge *m = merge_of(t, w, i);
+        if (m && m->rank == entry >> 32)
+            merge_long_at(t, s, w, i, m->id);
+    }
+}
+
+static long_word take_symbols(const tokenizer *t, bpe_scratch *s, const char *p, size_t n) {
     if (n > s->cap) {
         free(s->symbols);
-        s->symbols = malloc(3 * n * sizeof *s->symbols);
+        s->symbols = malloc(n * sizeof *s->symbols);
         if (!s->symbols)
             fatal("out of memory: a word of %zu bytes", n);
         s->cap = n;
     }
-    return (long_word){s->symbols, s->symbols + s->cap, s->symbols + 2 * s->cap};
+    long_word w = {s->symbols, 0};
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = t->bytes[(unsigned char)p[i]];
+        if (id >= 0)
+            w.at[w.n++] = id;
+    }
+    return w;
 }
 
-static void merge_heap(const tokenizer *t, bpe_scratch *s, const long_word *w) {
-    while (s->n_heap) {
-        uint64_t entry = heap_pop(s);
-        int32_t at = (int32_t)(uint32_t)entry, next = w->next[at];
-        const merge *m = w->id[at] < 0 || next < 0 ? NULL : find_merge(t, w->id[at], w->id[next]);
-        if (!m || m->rank != entry >> 32)
-            continue;
-        w->id[at] = m->id;
-        w->id[next] = -1;
-        w->next[at] = w->next[next];
-        if (w->next[at] >= 0)
-            w->previous[w->next[at]] = at;
-        push_pair(t, s, w, at);
-        push_pair(t, s, w, w->previous[at]);
-    }
+// The heap of a huge word is given back before its tokens need memory.
+static void trim_heap(bpe_scratch *s) {
+    if (s->heap_cap <= KEPT_PAIRS)
+        return;
+    free(s->heap);
+    s->heap = NULL;
+    s->heap_cap = 0;
 }
 
 static void merge_long(const tokenizer *t, bpe_scratch *s, const char *p, size_t n,
                        token_list *out) {
-    long_word w = take_symbols(s, n);
-    int32_t used = 0;
-    for (size_t i = 0; i < n; i++) {
-        int32_t id = t->bytes[(unsigned char)p[i]];
-        if (id < 0)
-            continue;
-        w.id[used] = id;
-        w.previous[used] = used - 1;
-        w.next[used] = used + 1;
-        used++;
-    }
-    if (!used)
-        return;
-    w.next[used - 1] = -1;
-    s->n_heap = 0;
-    for (int32_t i = 0; i < used; i++)
-        push_pair(t, s, &w, i);
+    long_word w = take_symbols(t, s, p, n);
     merge_heap(t, s, &w);
-    for (int32_t i = 0; i >= 0; i = w.next[i])
-        token_list_push(out, w.id[i]);
+    trim_heap(s);
+    for (int32_t i = 0; i < w.n; i = next_of(&w, i))
+        token_list_push(out, w.at[i]);
 }
 
 static void merge_word(const tokenizer *t, bpe_scratch *s, const char *p, size_t n,

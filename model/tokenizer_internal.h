@@ -60,7 +60,7 @@ struct tokenizer {
 
 typedef struct bpe_scratch { // of one encode call; a long word needs heap memory, kept till the end
     pcre2_match_data *match;
-    int32_t *symbols; // three arrays of `cap`: id, previous, next
+    int32_t *symbols; // [cap]: of a long word
     size_t cap;
     uint64_t *heap;
     size_t n_heap, heap_cap;
