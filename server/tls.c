@@ -2,10 +2,13 @@
 // reload makes a new one. Does not touch connections.
 #include "server/tls.h"
 #include <openssl/err.h>
+#include <string.h>
 
 const char *tls_reason(void) {
     unsigned long code = ERR_get_error();
-    const char *text = code ? ERR_reason_error_string(code) : NULL;
+    const char *text = ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code))
+                       : code                 ? ERR_reason_error_string(code)
+                                              : NULL;
     ERR_clear_error();
     return text ? text : "unknown reason";
 }
