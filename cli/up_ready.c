@@ -144,7 +144,9 @@ void ready_print(up *u) {
     printf("\n\nTry it (in another terminal):\n\n"
            "  curl %s%s %s/chat/completions \\\n"
            "    -H 'Authorization: Bearer %s' \\\n    -H 'Content-Type: application/json' \\\n"
-           "    -d '{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"Write a C "
+           "    -d "
+           "'{\"model\":\"%s\",\"max_tokens\":200,\"messages\":[{\"role\":\"user\",\"content\":"
+           "\"Write a C "
            "function that adds two "
            "integers.\"}]}'\n\nCtrl-C stops everything; data and keys stay in %s.\n",
            ca ? "--cacert " : "", ca ? ca : "", url, u->api_key, u->c.models[0].name,
