@@ -1,7 +1,7 @@
 // Opens a GGUF file: maps it, reads the header, has metadata and tensor table parsed, and copies
 // that head of the file to private memory. Owns the mapping and the descriptor; everything handed
 // out is borrowed from them. Any thread after open. Does not judge whether the file is a model we
-// can run (model/model_check.c does) and never reads tensor data.
+// can run (model/model_check.c does) and reads no tensor data of its own accord.
 #include "model/gguf_internal.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -131,6 +131,24 @@ int gguf_unchanged(const gguf *g, err *e) {
                        g->n, (long long)s.st_size);
     if (s.st_mtim.tv_sec != g->mtime_s || s.st_mtim.tv_nsec != g->mtime_ns)
         return err_set(e, ERR_IO, NULL, "the file was written to while it was open");
+    return 0;
+}
+
+int gguf_read(const gguf *g, const gguf_tensor *t, uint64_t at, void *to, size_t n, err *e) {
+    const uint8_t *from = (const uint8_t *)t->data + at;
+    if (g->fd < 0) {
+        memcpy(to, from, n);
+        return 0;
+    }
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(g->fd, (uint8_t *)to + done, n - done, from - g->base + (off_t)done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return err_set(e, ERR_IO, NULL, "cannot read tensor '%.*s': %s", gguf_shown(t->name),
+                           t->name.p, got ? strerror(errno) : "the file was cut short");
+        done += (size_t)got;
+    }
     return 0;
 }
 

@@ -58,6 +58,9 @@ const gguf_tensor *gguf_find(const gguf *g, const char *name); // NULL: none
 uint64_t gguf_file_bytes(const gguf *g);
 // Bytes of header, metadata and tensor table: what tells one revision of a file from another.
 const void *gguf_head(const gguf *g, size_t *n);
+// Copies n bytes of tensor t from `at` on; they lie inside it. For looking at a few pages: reads
+// the file, not the mapping, so that a file cut short meanwhile is ERR_IO and no SIGBUS.
+int gguf_read(const gguf *g, const gguf_tensor *t, uint64_t at, void *to, size_t n, err *e);
 // ERR_IO when the open file no longer has the size or modification time it was opened with.
 int gguf_unchanged(const gguf *g, err *e);
 const char *gguf_tensor_type_name(uint32_t type); // "Q4_K"; "?" when unknown

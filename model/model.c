@@ -1,6 +1,6 @@
 // Opens a model: file, shape, tensor table, tokenizer and templates, in this order, so that the
 // first thing wrong is the one reported. Owns all of them. Read-only after open: any thread. Reads
-// no weights; the engine does.
+// no weights but the samples of the revision; the engine reads them.
 #include "model/model_internal.h"
 #include "base/secret.h"
 #include <stdlib.h>
@@ -9,6 +9,11 @@
 
 #define MAX_NAME_BYTES 128u
 #define REVISION_BYTES 16u
+#define SUM_BYTES 32u
+#define EDGE_BYTES 4096u // of a tensor's start and end
+#define INNER_BYTES 256u // of each place between them
+#define N_INNER 14u
+#define SAMPLED_BYTES (2 * EDGE_BYTES + N_INNER * INNER_BYTES)
 
 struct model {
     gguf *file;
@@ -47,16 +52,40 @@ static void set_name(model *m, const char *path) {
     memcpy(m->name, name.p, name.n); // m was zeroed: terminated
 }
 
-static void set_revision(model *m) {
+// Both edges and evenly spread places between them, or all of a tensor that is no larger.
+static int read_samples(const gguf *g, const gguf_tensor *t, uint8_t *to, err *e) {
+    if (t->bytes <= SAMPLED_BYTES)
+        return gguf_read(g, t, 0, to, (size_t)t->bytes, e);
+    if (gguf_read(g, t, 0, to, EDGE_BYTES, e) ||
+        gguf_read(g, t, t->bytes - EDGE_BYTES, to + EDGE_BYTES, EDGE_BYTES, e))
+        return -1;
+    to += 2 * EDGE_BYTES;
+    for (size_t i = 1; i <= N_INNER; i++, to += INNER_BYTES)
+        if (gguf_read(g, t, t->bytes / (N_INNER + 1) * i, to, INNER_BYTES, e))
+            return -1;
+    return 0;
+}
+
+// A chain of sums: the head's, then after each tensor that of the sum so far and its samples.
+static int set_revision(model *m, err *e) {
     static const char digits[] = "0123456789abcdef";
-    uint8_t sum[32];
+    uint8_t chain[SUM_BYTES + SAMPLED_BYTES], sum[SUM_BYTES];
     size_t n;
     const void *head = gguf_head(m->file, &n);
     secret_sha256(head, n, sum);
+    for (size_t i = 0; i < gguf_n_tensors(m->file); i++) {
+        const gguf_tensor *t = gguf_tensor_at(m->file, i);
+        memcpy(chain, sum, SUM_BYTES);
+        if (read_samples(m->file, t, chain + SUM_BYTES, e))
+            return -1;
+        n = t->bytes < SAMPLED_BYTES ? (size_t)t->bytes : SAMPLED_BYTES;
+        secret_sha256(chain, SUM_BYTES + n, sum);
+    }
     for (size_t i = 0; i < REVISION_BYTES; i++) {
         m->revision[2 * i] = digits[sum[i] >> 4];
         m->revision[2 * i + 1] = digits[sum[i] & 15];
     }
+    return 0;
 }
 
 static int open_vocabulary(model *m, err *e) {
@@ -78,12 +107,11 @@ int model_open_parts(const char *path, model **out, err *e) {
         return -1;
     }
     if (model_read_shape(m->file, &m->shape, e) || model_check_tensors(m->file, &m->shape, e) ||
-        open_vocabulary(m, e)) {
+        open_vocabulary(m, e) || set_revision(m, e)) {
         model_close(m);
         return err_wrap(e, "%.200s", path);
     }
     set_name(m, path);
-    set_revision(m);
     *out = m;
     return 0;
 }

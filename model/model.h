@@ -47,8 +47,10 @@ const tokenizer *model_tokenizer(const model *m);
 const chat_template *model_template(const model *m); // NULL: none
 const fim_template *model_fim(const model *m);       // NULL: none
 const char *model_file_name(const model *m);         // general.name or the file's stem; printable
-// Hex of the first 16 bytes of SHA-256 over metadata and tensor table: tells one revision from
-// another.
+// Hex of 16 bytes of SHA-256 over metadata, tensor table and samples of every tensor: 4,096 bytes
+// of its start and of its end, 256 at 14 places between; small tensors whole. Tells models and
+// fine-tunes apart, in gateway and worker alike; an edit of single weights between the places is
+// not seen, so it is no checksum of the file.
 const char *model_revision(const model *m);
 bool model_is_end(const model *m, int32_t id); // ends an answer (tokenizer or FIM)
 const char *model_arch_name(model_arch a);     // as general.architecture spells it

@@ -394,6 +394,28 @@ static void the_head_survives_a_file_truncated_in_place(void **state) {
     buf_release(&b);
 }
 
+static void tensor_bytes_of_a_file_cut_short_are_an_error(void **state) {
+    (void)state;
+    char path[] = "/tmp/tiergate-gguf-XXXXXX";
+    buf b = {0};
+    gguf *g = NULL;
+    err e = {0};
+    uint8_t bytes[4];
+    small_file(&b);
+    write_temporary(path, &b);
+    assert_int_equal(gguf_open(path, &g, &e), 0);
+    const gguf_tensor *t = gguf_find(g, "vector");
+    assert_int_equal(gguf_read(g, t, t->bytes - 4, bytes, 4, &e), 0);
+    assert_memory_equal(bytes, (const uint8_t *)t->data + t->bytes - 4, 4);
+    assert_int_equal(truncate(path, 0), 0);
+    assert_int_equal(gguf_read(g, t, 0, bytes, 4, &e), -1); // no SIGBUS
+    assert_int_equal(e.code, ERR_IO);
+    assert_non_null(strstr(e.message, "cannot read tensor 'vector': the file was cut short"));
+    gguf_close(g);
+    unlink(path);
+    buf_release(&b);
+}
+
 static void what_was_checked_cannot_be_changed_by_a_writer(void **state) {
     (void)state;
     char path[] = "/tmp/tiergate-gguf-XXXXXX";
@@ -511,6 +533,7 @@ int main(void) {
         cmocka_unit_test(a_model_cut_anywhere_is_refused),
         cmocka_unit_test(damaged_files_never_do_harm),
         cmocka_unit_test(the_head_survives_a_file_truncated_in_place),
+        cmocka_unit_test(tensor_bytes_of_a_file_cut_short_are_an_error),
         cmocka_unit_test(what_was_checked_cannot_be_changed_by_a_writer),
         cmocka_unit_test(a_file_written_to_is_noticed_though_its_size_stays),
         cmocka_unit_test(metadata_over_256_mib_is_refused),

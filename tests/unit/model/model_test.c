@@ -319,6 +319,41 @@ static void the_revision_follows_the_metadata(void **state) {
     assert_string_not_equal(revisions[0], revisions[2]);
 }
 
+static void revision_of(const gguf_builder *b, char out[33]) {
+    char path[] = "/tmp/tiergate-model-XXXXXX";
+    write_model(path, b);
+    model *m = open_ok(path, NULL);
+    memcpy(out, model_revision(m), 33);
+    model_close(m);
+    unlink(path);
+}
+
+// A large tensor is sampled, the others are read whole.
+static void a_flipped_byte_of_a_weight_changes_the_revision(void **state) {
+    (void)state;
+    char before[33], after[33];
+    gguf_builder b;
+    gguf_builder_init(&b);
+    builder_tiny_model(&b, "llama", 1);
+    size_t n_large = builder_add_tensor(&b, "output.weight", 0, 32, 265, NULL)->data.len;
+    assert_true(n_large > 2 * 4096 + 14 * 256);
+    revision_of(&b, before);
+    for (size_t i = 0; i < b.used_tensors; i++) {
+        buf *data = &b.tensors[i].data;
+        size_t last = data->len - 1, sampled[] = {0, last, 4095, last - 4095, last / 15 * 7 + 255};
+        for (size_t k = 0; k < (data->len == n_large ? 5 : 2); k++) {
+            data->data[sampled[k]] ^= 1;
+            revision_of(&b, after);
+            assert_string_not_equal(before, after);
+            data->data[sampled[k]] ^= 1;
+        }
+    }
+    builder_tensor(&b, "output.weight")->data.data[5000] ^= 1; // between the samples
+    revision_of(&b, after);
+    assert_string_equal(before, after);
+    gguf_builder_release(&b);
+}
+
 static void the_summary_says_what_the_model_is(void **state) {
     (void)state;
     static const char *const lines[] = {
@@ -404,6 +439,7 @@ int main(void) {
         cmocka_unit_test(an_unknown_template_in_the_file_fails_opening_but_not_the_check),
         cmocka_unit_test(names_that_cannot_be_shown_give_way_to_the_files_stem),
         cmocka_unit_test(the_revision_follows_the_metadata),
+        cmocka_unit_test(a_flipped_byte_of_a_weight_changes_the_revision),
         cmocka_unit_test(the_summary_says_what_the_model_is),
         cmocka_unit_test(the_real_small_model_is_what_it_is_known_to_be),
     };
