@@ -56,20 +56,13 @@ void limits_close(limits *l) {
     free(l);
 }
 
-static bool has_any(const row *r) {
-    for (int k = 0; k < N_QUOTA_KINDS; k++)
-        if (r->limit[k] >= 0)
-            return true;
-    return false;
-}
-
 void limits_apply(const limits *l, usage_meta *m, quota_limits *out) {
     int n = 0;
     for (const char *letter = "tukm"; *letter; letter++) {
         row key = {0}, found;
         snprintf(key.tenant, sizeof key.tenant, "%s", m->tenant);
         usage_scope_name(m, *letter, key.scope, sizeof key.scope);
-        if (!pg_table_find(l->rows, &key, &found) || !has_any(&found))
+        if (!pg_table_find(l->rows, &key, &found))
             continue;
         memcpy(out->limit[n], found.limit, sizeof found.limit);
         m->scopes[n++] = *letter;

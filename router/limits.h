@@ -10,8 +10,8 @@ typedef struct limits limits;
 
 int limits_open(const char *postgres_url, limits **out, err *e); // ERR_DEPENDENCY at first read
 void limits_close(limits *l);                                    // NULL: nothing
-// Sets m->scopes to the letters of the scopes of this request that have a limit, and a row of out
-// for each.
+// Sets m->scopes to the letters of the scopes of this request that have a row, and a row of out for
+// each. A row whose last limit was taken away counts on, so that the next limit finds true sums.
 void limits_apply(const limits *l, usage_meta *m, quota_limits *out);
 
 #endif

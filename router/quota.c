@@ -31,8 +31,21 @@ static void put_limits(command *c, const usage_meta *m, const quota_limits *l) {
             command_int(c, l->limit[i][k]);
 }
 
+const char *quota_kind_words(const char *kind) {
+    static const struct {
+        const char *kind, *words;
+    } known[] = {{"rpm", "requests per minute"},  {"tpm", "tokens per minute"},
+                 {"conc", "concurrent requests"}, {"tpd", "tokens per day"},
+                 {"tpo", "tokens per month"},     {"mpo", "money per month"}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(kind, known[i].kind) == 0)
+            return known[i].words;
+    return kind;
+}
+
 void quota_hold_command(const usage_meta *m, const char *id, uint64_t gateway,
-                        const quota_demand *d, const quota_limits *l, command *out) {
+                        const char *body_hash, const quota_demand *d, const quota_limits *l,
+                        command *out) {
     buf meta = {0};
     put_keys(out, "tg1_hold", m, id);
     command_text(out, id);
@@ -44,7 +57,7 @@ void quota_hold_command(const usage_meta *m, const char *id, uint64_t gateway,
     command_int(out, m->price_in);
     command_int(out, m->price_out);
     command_printf(out, "%016" PRIx64, id_random_u64()); // nonce
-    command_text(out, m->idem[0] ? m->idem : "");
+    command_text(out, body_hash);
     usage_meta_put(m, &meta);
     command_text(out, meta.data);
     put_limits(out, m, l);
@@ -60,15 +73,40 @@ void quota_extend_command(const usage_meta *m, const char *id, int from, int sli
     put_limits(out, m, l);
 }
 
-void quota_settle_command(const usage_meta *m, const char *id, const quota_settlement *s,
-                          const char *outcome, bool drop, command *out) {
+static void put_settle(const usage_meta *m, const char *id, const quota_settlement *s,
+                       const char *outcome, command *out) {
     put_keys(out, "tg1_settle", m, id);
     command_int(out, s ? s->prompt : -1);
     command_int(out, s ? s->completion : 0);
     command_int(out, s ? s->money : 0);
     command_text(out, outcome);
-    command_text(out, drop ? "1" : "0");
-    command_text(out, ""); // no stored answer
+}
+
+void quota_settle_command(const usage_meta *m, const char *id, const quota_settlement *s,
+                          const char *outcome, bool drop, command *out) {
+    put_settle(m, id, s, outcome, out);
+    command_words(out, 2, (const char *const[]){drop ? "1" : "0", "0"});
+}
+
+void quota_settle_answered_command(const usage_meta *m, const char *id, const quota_settlement *s,
+                                   const char *outcome, command *out) {
+    put_settle(m, id, s, outcome, out);
+    command_words(out, 2, (const char *const[]){"0", "1"});
+}
+
+void quota_answer_command(const char *tenant, const char *idem, const char *id, const void *p,
+                          size_t n, command *out) {
+    command_words(out, 3, (const char *const[]){"FCALL", "tg1_answer", "1"});
+    command_printf(out, "tg:{%s}:idem:%s", tenant, idem);
+    command_text(out, id);
+    command_bytes(out, n ? p : "", n);
+}
+
+void quota_poison_command(const char *tenant, const char *body_hash, int64_t ms, command *out) {
+    command_text(out, "SET");
+    command_printf(out, "tg:{%s}:poison:%s", tenant, body_hash);
+    command_words(out, 2, (const char *const[]){"1", "PX"});
+    command_int(out, ms);
 }
 
 void quota_progress_command(const char *tenant, const quota_sent *sent, int n, command *out) {
@@ -106,29 +144,56 @@ static quota_verdict read_verdict(const redis_value *v) {
     static const struct {
         const char *word;
         quota_verdict verdict;
-    } words[] = {{"OK", QUOTA_OK},     {"SAME", QUOTA_OK},   {"NO", QUOTA_NO},
-                 {"MISS", QUOTA_MISS}, {"IDEM", QUOTA_IDEM}, {"GONE", QUOTA_GONE}};
+    } words[] = {{"OK", QUOTA_OK},     {"SAME", QUOTA_OK},       {"NO", QUOTA_NO},
+                 {"MISS", QUOTA_MISS}, {"POISON", QUOTA_POISON}, {"GONE", QUOTA_GONE}};
+    static const struct {
+        const char *word;
+        quota_verdict verdict;
+    } idem[] = {{"OPEN", QUOTA_OPEN}, {"OTHER", QUOTA_OTHER}, {"DONE", QUOTA_DONE}};
+    for (size_t i = 0; redis_value_is(redis_value_at(v, 0), "IDEM") && i < 3; i++)
+        if (redis_value_is(redis_value_at(v, 1), idem[i].word))
+            return idem[i].verdict;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (redis_value_is(redis_value_at(v, 0), words[i].word))
             return words[i].verdict;
     return library_is_missing(v) ? QUOTA_NO_CALL : QUOTA_LOST;
 }
 
+static rate read_rate(const redis_value *v, size_t at) {
+    return (rate){.limit = redis_value_int(redis_value_at(v, at)),
+                  .left = redis_value_int(redis_value_at(v, at + 1)),
+                  .reset_ms = redis_value_int(redis_value_at(v, at + 2))};
+}
+
+static void read_rates(const redis_value *v, size_t at, rates *out) {
+    if (redis_value_len(v) < at + 6) // an answer of extend, or to a repeated call
+        return;
+    out->requests = read_rate(v, at);
+    out->tokens = read_rate(v, at + 3);
+}
+
 void quota_read_answer(const redis_value *v, quota_answer *out) {
-    bool is_same = redis_value_is(redis_value_at(v, 0), "SAME");
-    *out = (quota_answer){.verdict = read_verdict(v), .requests_left = -1, .tokens_left = -1};
+    *out = (quota_answer){.verdict = read_verdict(v), .rates = RATES_NONE};
     switch (out->verdict) {
     case QUOTA_OK:
         out->granted = (int)redis_value_int(redis_value_at(v, 1));
-        if (!is_same && redis_value_len(v) >= 5) {
-            out->requests_left = redis_value_int(redis_value_at(v, 3));
-            out->tokens_left = redis_value_int(redis_value_at(v, 4));
-        }
+        copy_text(redis_value_at(v, 3), out->kind, sizeof out->kind);
+        read_rates(v, 4, &out->rates);
         break;
     case QUOTA_NO:
         out->scope = (int)redis_value_int(redis_value_at(v, 1));
         copy_text(redis_value_at(v, 2), out->kind, sizeof out->kind);
         out->retry_ms = redis_value_int(redis_value_at(v, 3));
+        out->limit = redis_value_int(redis_value_at(v, 4));
+        out->used = redis_value_int(redis_value_at(v, 5));
+        out->demand = redis_value_int(redis_value_at(v, 6));
+        read_rates(v, 7, &out->rates);
+        break;
+    case QUOTA_DONE:
+        out->answer = redis_value_str(redis_value_at(v, 2), &out->n_answer);
+        break;
+    case QUOTA_POISON:
+        out->retry_ms = redis_value_int(redis_value_at(v, 1));
         break;
     case QUOTA_MISS:
         out->scope = (int)redis_value_int(redis_value_at(v, 1));

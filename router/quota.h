@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include "base/redis.h"
 #include "router/command.h"
+#include "router/rate.h"
 #include "router/usage.h"
 
 // Order as in router/quota.lua; -1: no limit.
@@ -35,7 +36,10 @@ typedef enum quota_verdict {
     QUOTA_OK,
     QUOTA_NO,      // a limit: kind, retry_ms
     QUOTA_MISS,    // a scope must be loaded first: scope, nonce, now_s
-    QUOTA_IDEM,    // another request with this Idempotency-Key: value
+    QUOTA_OPEN,    // the request with this Idempotency-Key runs
+    QUOTA_OTHER,   // it had another body
+    QUOTA_DONE,    // it is finished: answer
+    QUOTA_POISON,  // this body killed its workers: retry_ms
     QUOTA_GONE,    // no open record
     QUOTA_NO_CALL, // the library is not loaded
     QUOTA_LOST,    // no answer, or Redis refuses
@@ -43,13 +47,16 @@ typedef enum quota_verdict {
 
 typedef struct quota_answer {
     quota_verdict verdict;
-    int granted; // per choice
-    int scope;   // index into usage_meta.scopes
-    char kind[8];
+    int granted;      // per choice
+    int scope;        // index into usage_meta.scopes
+    char kind[8];     // NO: of the limit; OK: of the one that shrank the grant, "" = none
     int64_t retry_ms; // -1: not soon
+    int64_t limit, used, demand; // NO: used includes what is held
     char nonce[40];
     int64_t now_s;
-    int64_t requests_left, tokens_left; // of the tightest limits; -1: none
+    rates rates;        // after this hold (OK), or as it is (NO)
+    const char *answer; // DONE; borrowed from the reply
+    size_t n_answer;
 } quota_answer;
 
 typedef struct quota_settlement { // what the first settler decided
@@ -59,8 +66,13 @@ typedef struct quota_settlement { // what the first settler decided
     char outcome[16];
 } quota_settlement;
 
+// "tokens per minute" for "tpm", ...; the kind itself when it is unknown. Static, or kind.
+const char *quota_kind_words(const char *kind);
+
+// body_hash: of the request's body, "" = not known.
 void quota_hold_command(const usage_meta *m, const char *id, uint64_t gateway,
-                        const quota_demand *d, const quota_limits *l, command *out);
+                        const char *body_hash, const quota_demand *d, const quota_limits *l,
+                        command *out);
 void quota_extend_command(const usage_meta *m, const char *id, int from, int slice, int n_choices,
                           const quota_limits *l, command *out);
 void quota_read_answer(const redis_value *v, quota_answer *out); // of hold and extend
@@ -68,6 +80,16 @@ void quota_read_answer(const redis_value *v, quota_answer *out); // of hold and 
 // s NULL: with what the record knows. drop: the row is committed, the record goes.
 void quota_settle_command(const usage_meta *m, const char *id, const quota_settlement *s,
                           const char *outcome, bool drop, command *out);
+// The same by the owner of a whole answer, whose Idempotency-Key stays taken until
+// quota_answer_command.
+void quota_settle_answered_command(const usage_meta *m, const char *id, const quota_settlement *s,
+                                   const char *outcome, command *out);
+// What later requests with this Idempotency-Key get; n 0: nothing, the key is free. p is borrowed
+// until it is sent.
+void quota_answer_command(const char *tenant, const char *idem, const char *id, const void *p,
+                          size_t n, command *out);
+// From now on hold refuses this body of the tenant, for ms.
+void quota_poison_command(const char *tenant, const char *body_hash, int64_t ms, command *out);
 quota_verdict quota_read_settlement(const redis_value *v, quota_settlement *out); // OK GONE ...
 
 typedef struct quota_sent {

@@ -4,7 +4,8 @@
 --   tg:{T}:s:<scope>  a scope's counters, packed (PACKED); or `?nonce` while somebody loads it from Postgres
 --   tg:{T}:r:<id>     the record of an open or settled request, one line of text (RECORD)
 --   tg:{T}:open       ids that have a record
---   tg:{T}:idem:<h>   `id body_hash` while a request with that Idempotency-Key runs, its stored answer later
+--   tg:{T}:idem:<h>   `id body_hash` while a request with that Idempotency-Key runs, its stored answer later (idem_read)
+--   tg:{T}:poison:<h> a body that killed its workers: refused while this stands; SET by the gateway
 --
 -- Packed strings, because GET and SETRANGE cost a fraction of HMGET and HSET, and a field above 64 bytes would make a hash
 -- three times as large. Time is this server's TIME in UTC; a window only ever rolls forward, so a clock that steps back opens
@@ -14,6 +15,7 @@
 local SCOPE_LIFE_MS = 7 * 86400 * 1000
 local ANSWER_LIFE_MS = 86400 * 1000
 local RUNNING_LIFE_MS = 3600 * 1000
+local ANSWER_COMES_MS = 10000
 local LOADING_MS = 2000
 
 -- minute minute_requests minute_tokens day day_tokens month month_tokens month_money held_requests held_tokens held_money:
@@ -79,25 +81,29 @@ end
 
 -- ---- what a demand may get
 -- d: base (tokens wanted besides), need and most per choice, n choices, prices pin and pout. d.grant shrinks from `most` to the
--- least of what the limits leave; where that is less than need, d.kind and d.retry_ms name the first such limit.
+-- least of what the limits leave, d.bound is the kind that shrank it; where that is less than need, d.no is the first such limit.
 
-local function refuse(d, kind, retry_ms)
-  if not d.kind then d.kind, d.retry_ms = kind, retry_ms end
+local function refuse(d, kind, retry_ms, limit, used, demand)
+  if not d.no then d.no = {kind = kind, retry_ms = retry_ms, limit = limit, used = used, demand = demand} end
+end
+
+local function grant(d, per_choice, kind)
+  if per_choice < d.grant then d.grant, d.bound = per_choice, kind end
 end
 
 local function fit(d, limit, used, kind, retry_ms)
   if limit < 0 then return end
-  local per_choice = math.floor((limit - used - d.base) / d.n)
-  if per_choice < d.need then refuse(d, kind, d.base + d.n * d.need > limit and -1 or retry_ms) end
-  d.grant = math.min(d.grant, per_choice)
+  local per_choice, demand = math.floor((limit - used - d.base) / d.n), d.base + d.n * d.need
+  if per_choice < d.need then refuse(d, kind, demand > limit and -1 or retry_ms, limit, used, demand) end
+  grant(d, per_choice, kind)
 end
 
 local function fit_money(d, limit, used)
   if limit < 0 then return end
   local left = limit - used - d.base * d.pin
   local per_choice = left < 0 and -1 or (d.pout > 0 and math.floor(left / (d.n * d.pout)) or d.grant)
-  if per_choice < d.need then refuse(d, 'mpo', -1) end
-  d.grant = math.min(d.grant, per_choice)
+  if per_choice < d.need then refuse(d, 'mpo', -1, limit, used, d.base * d.pin + d.n * d.need * d.pout) end
+  grant(d, per_choice, 'mpo')
 end
 
 local function fit_scope(d, s, limits, now)
@@ -105,6 +111,15 @@ local function fit_scope(d, s, limits, now)
   fit(d, limits[4], s.day_tokens + s.held_tokens, 'tpd', -1)
   fit(d, limits[5], s.month_tokens + s.held_tokens, 'tpo', -1)
   fit_money(d, limits[6], s.month_money + s.held_money)
+end
+
+-- Requests a minute and open requests: one more of each.
+local function fit_request(d, s, limits, now)
+  local per_minute, open = limits[1], limits[3]
+  if per_minute >= 0 and s.minute_requests >= per_minute then
+    refuse(d, 'rpm', per_minute > 0 and (s.minute + 1) * 60000 - now.ms or -1, per_minute, s.minute_requests, 1)
+  end
+  if open >= 0 and s.held_requests >= open then refuse(d, 'conc', open > 0 and 1000 or -1, open, s.held_requests, 1) end
 end
 
 local function limits_at(ARGV, first)
@@ -136,18 +151,35 @@ end
 
 local FIRST_SCOPE = 4
 
--- What the tightest limits leave for the rate headers: requests and tokens, -1 where nothing limits.
-local function lesser(a, limit, used)
-  if limit < 0 then return a end
+-- For the rate headers: limit, what it leaves and ms until its window rolls, of the limit that leaves least; limit -1: none.
+local function tighten(a, limit, used, reset_ms)
   local left = math.max(0, limit - used)
-  return (a < 0 or left < a) and left or a
+  if limit < 0 or (a.limit >= 0 and left >= a.left) then return end
+  a.limit, a.left, a.reset_ms = limit, left, reset_ms
 end
 
-local function left_over(left, s, limits)
-  left.requests = lesser(left.requests, limits[1], s.minute_requests)
-  left.tokens = lesser(left.tokens, limits[2], s.minute_tokens + s.held_tokens)
-  left.tokens = lesser(left.tokens, limits[4], s.day_tokens + s.held_tokens)
-  left.tokens = lesser(left.tokens, limits[5], s.month_tokens + s.held_tokens)
+local function month_left_ms(now)
+  local day = now.day
+  while month_of(day) == now.month do day = day + 1 end
+  return day * 86400000 - now.ms
+end
+
+local function scope_rates(requests, tokens, s, limits, now)
+  local minute_ms, held = (now.minute + 1) * 60000 - now.ms, s.held_tokens
+  tighten(requests, limits[1], s.minute_requests, minute_ms)
+  tighten(tokens, limits[2], s.minute_tokens + held, minute_ms)
+  tighten(tokens, limits[4], s.day_tokens + held, (now.day + 1) * 86400000 - now.ms)
+  if limits[5] >= 0 then tighten(tokens, limits[5], s.month_tokens + held, month_left_ms(now)) end
+end
+
+-- Appends six numbers to an answer: of requests, then of tokens.
+local function put_rates(answer, scopes, limits, now)
+  local requests, tokens = {limit = -1, left = 0, reset_ms = 0}, {limit = -1, left = 0, reset_ms = 0}
+  for i, s in ipairs(scopes) do scope_rates(requests, tokens, s, limits[i], now) end
+  for _, r in ipairs{requests, tokens} do
+    for _, v in ipairs{r.limit, r.left, r.reset_ms} do answer[#answer + 1] = v end
+  end
+  return answer
 end
 
 local function miss(key, index, nonce, now)
@@ -155,43 +187,66 @@ local function miss(key, index, nonce, now)
   return {'MISS', index, string.sub(redis.call('GET', key), 2), now.s}
 end
 
+-- What stands under an Idempotency-Key: `id body_hash` while its request runs, `=id body_hash LF answer` later.
+local function idem_read(key, body_hash)
+  local v = redis.call('GET', key)
+  if not v then return nil end
+  local done, hash, at = string.match(v, '^(=?)%S+ (%S*)()')
+  if hash ~= body_hash then return {'IDEM', 'OTHER'} end
+  return done == '=' and {'IDEM', 'DONE', string.sub(v, at + 1)} or {'IDEM', 'OPEN'}
+end
+
+local function is_idem(key) return string.sub(key, -2) ~= ':-' end
+
+-- Is it still this request's, and open?
+local function idem_is_own(key, id) return redis.call('GETRANGE', key, 0, #id) == id .. ' ' end
+
+-- Milliseconds for which this body is refused, because it killed its workers; nil: it is not.
+local function poisoned_ms(open_key, body_hash)
+  if body_hash == '' then return nil end
+  local left = redis.call('PTTL', string.sub(open_key, 1, -5) .. 'poison:' .. body_hash)
+  return left > 0 and left or nil
+end
+
 -- tg1_hold  ARGV id gw prompt want n need price_in price_out nonce body_hash meta, then six limits per scope
--- want: tokens per choice; need: the fewest that will do.
--- -> OK granted now_ms requests_left tokens_left | SAME granted (a repeated call) | MISS scope_index nonce now_s
---  | IDEM value | NO scope_index kind retry_ms (-1: not before the window rolls, or never)
+-- want: tokens per choice; need: the fewest that will do; rates: put_rates.
+-- -> OK granted now_ms bound rates (bound: the kind that shrank the grant, or '') | SAME granted (a repeated call)
+--  | MISS scope_index nonce now_s | IDEM OPEN | IDEM OTHER (another body) | IDEM DONE answer | POISON ms
+--  | NO scope_index kind retry_ms limit used demand rates (retry -1: not before the window rolls, or never)
 local function hold(KEYS, ARGV)
   local old = record_read(KEYS[2])
   if old then return {'SAME', old.granted} end
-  local has_idem = ARGV[10] ~= ''
-  local stored = has_idem and redis.call('GET', KEYS[3])
-  if stored then return {'IDEM', stored} end
+  local poison_ms = poisoned_ms(KEYS[1], ARGV[10])
+  if poison_ms then return {'POISON', poison_ms} end
+  local other = is_idem(KEYS[3]) and idem_read(KEYS[3], ARGV[10])
+  if other then return other end
 
-  local now, scopes, left = clock(), {}, {requests = -1, tokens = -1}
+  local now, scopes, limits = clock(), {}, {}
   local prompt, n = tonumber(ARGV[3]), tonumber(ARGV[5])
   local d = {base = prompt, grant = tonumber(ARGV[4]), n = n, need = tonumber(ARGV[6]), pin = tonumber(ARGV[7]),
-    pout = tonumber(ARGV[8])}
-  local refused_by
+    pout = tonumber(ARGV[8]), bound = ''}
   for i = FIRST_SCOPE, #KEYS do
     local index = i - FIRST_SCOPE
-    local s, limits = scope_read(KEYS[i], now), limits_at(ARGV, 12 + index * LIMITS)
+    local s, l = scope_read(KEYS[i], now), limits_at(ARGV, 12 + index * LIMITS)
     if not s then return miss(KEYS[i], index, ARGV[9], now) end
-    if limits[1] >= 0 and s.minute_requests >= limits[1] then refuse(d, 'rpm', (s.minute + 1) * 60000 - now.ms) end
-    if limits[3] >= 0 and s.held_requests >= limits[3] then refuse(d, 'conc', 1000) end
-    fit_scope(d, s, limits, now)
-    if d.kind and not refused_by then refused_by = index end
-    left_over(left, s, limits)
-    scopes[i] = s
+    fit_request(d, s, l, now)
+    fit_scope(d, s, l, now)
+    if d.no and not d.no.scope then d.no.scope = index end
+    scopes[index + 1], limits[index + 1] = s, l
   end
-  if refused_by then return {'NO', refused_by, d.kind, d.retry_ms} end
+  if d.no then
+    local no = d.no
+    return put_rates({'NO', no.scope, no.kind, no.retry_ms, no.limit, no.used, no.demand}, scopes, limits, now)
+  end
 
   local tokens, money = prompt + n * d.grant, prompt * d.pin + n * d.grant * d.pout
-  for i = FIRST_SCOPE, #KEYS do scope_hold(KEYS[i], scopes[i], 1, tokens, money) end
+  for i, s in ipairs(scopes) do scope_hold(KEYS[FIRST_SCOPE + i - 1], s, 1, tokens, money) end
   redis.call('SADD', KEYS[1], ARGV[1])
   record_write(KEYS[2], {state = 'o', sent = 0, prefilled = 0, granted = d.grant, prompt = prompt, held_tokens = tokens,
     held_money = money, pin = d.pin, pout = d.pout, t = now.ms, at = 0, p = 0, c = 0, m = 0, outcome = '-', gw = ARGV[2],
     meta = ARGV[11]})
-  if has_idem then redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. ARGV[10], 'PX', RUNNING_LIFE_MS) end
-  return {'OK', d.grant, now.ms, left.requests, left.tokens}
+  if is_idem(KEYS[3]) then redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. ARGV[10], 'PX', RUNNING_LIFE_MS) end
+  return put_rates({'OK', d.grant, now.ms, d.bound}, scopes, limits, now)
 end
 
 -- tg1_extend  ARGV from slice n, then six limits per scope
@@ -208,7 +263,7 @@ local function extend(KEYS, ARGV)
     local s = scope_read(KEYS[i], now)
     if not s then return {'GONE'} end
     fit_scope(d, s, limits_at(ARGV, 4 + index * LIMITS), now)
-    if d.kind then return {'NO', index, d.kind, d.retry_ms} end
+    if d.no then return {'NO', index, d.no.kind, d.no.retry_ms, d.no.limit, d.no.used, d.no.demand} end
     scopes[i] = s
   end
   local tokens, money = n * d.grant, n * d.grant * r.pout
@@ -241,15 +296,15 @@ local function settle_now(r, KEYS, ARGV)
     if s then scope_settle(KEYS[i], s, r.held_tokens, r.held_money, p + c, m) end
   end
   r.state, r.at, r.p, r.c, r.m, r.outcome = 's', now.ms, p, c, m, ARGV[4]
-  if ARGV[6] ~= '' then
-    redis.call('SET', KEYS[3], ARGV[6], 'PX', ANSWER_LIFE_MS)
-  elseif string.sub(KEYS[3], -2) ~= ':-' then
-    redis.call('DEL', KEYS[3])
+  local id = string.match(KEYS[2], '[^:]+$')
+  if is_idem(KEYS[3]) and idem_is_own(KEYS[3], id) then
+    redis.call('PEXPIRE', KEYS[3], ARGV[6] == '1' and ANSWER_COMES_MS or 0)
   end
 end
 
--- tg1_settle  ARGV prompt completion money outcome drop answer
+-- tg1_settle  ARGV prompt completion money outcome drop answer_comes
 -- prompt -1: with what the record knows, for whoever finds a lost request. drop 1: its row is committed, forget the record.
+-- answer_comes 1: tg1_answer will follow; otherwise the Idempotency-Key is free again.
 -- -> OK at_ms prompt completion money outcome (a later caller gets the same) | GONE
 local function settle(KEYS, ARGV)
   local r = record_read(KEYS[2])
@@ -263,6 +318,18 @@ local function settle(KEYS, ARGV)
     record_write(KEYS[2], r)
   end
   return {'OK', r.at, r.p, r.c, r.m, r.outcome}
+end
+
+-- tg1_answer  KEYS idem  ARGV id answer
+-- Stores the answer that later requests with this Idempotency-Key get; '': there is none, the key is free. -> OK | LATE
+local function answer(KEYS, ARGV)
+  if not idem_is_own(KEYS[1], ARGV[1]) then return 'LATE' end
+  if ARGV[2] == '' then
+    redis.call('DEL', KEYS[1])
+  else
+    redis.call('SET', KEYS[1], '=' .. redis.call('GET', KEYS[1]) .. '\n' .. ARGV[2], 'PX', ANSWER_LIFE_MS)
+  end
+  return 'OK'
 end
 
 -- tg1_progress  KEYS record...  ARGV `sent prefilled` of each: nine digits, a space, 0 or 1
@@ -283,5 +350,6 @@ end
 redis.register_function('tg1_hold', hold)
 redis.register_function('tg1_extend', extend)
 redis.register_function('tg1_load', load)
+redis.register_function('tg1_answer', answer)
 redis.register_function{function_name = 'tg1_settle', callback = settle, flags = {'allow-oom'}}
 redis.register_function{function_name = 'tg1_progress', callback = progress, flags = {'allow-oom'}}

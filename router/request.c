@@ -164,6 +164,7 @@ static void fill_meta(request *q) {
     snprintf(meta->model, sizeof meta->model, "%s", m->name);
     snprintf(meta->adapter, sizeof meta->adapter, "%s", s->adapter);
     snprintf(meta->tier, sizeof meta->tier, "%s", m->tier);
+    memcpy(meta->idem, s->idem, sizeof meta->idem);
     meta->price_in = m->price_in;
     meta->price_cached = m->price_cached;
     meta->price_out = m->price_out;
@@ -231,7 +232,9 @@ static request *make(router *r, const request_spec *spec, const request_events *
     memcpy(q->row->id, q->id, sizeof q->id);
     copy_spec(q, spec);
     fill_meta(q);
+    q->rates = RATES_NONE;
     q->limits = arena_alloc(&q->a, sizeof *q->limits);
+    limits_apply(r->s->limits, q->meta, q->limits);
     q->end = arena_alloc(&q->a, sizeof *q->end);
     q->choices = arena_alloc(&q->a, (size_t)spec->n_choices * sizeof *q->choices);
     q->place = (queue_place){.tier = q->meta->tier,
@@ -266,6 +269,8 @@ int router_submit(router *r, const request_spec *spec, const request_events *eve
 const char *request_id(const request *q) { return q->id; }
 
 int request_granted(const request *q) { return q->granted; }
+
+rates request_rates(const request *q) { return q->rates; }
 
 void request_handed(request *q, int choice, int total) {
     if (choice < 0 || choice >= q->spec->n_choices || !request_is_open(q))

@@ -15,6 +15,7 @@
 #include "model/catalogue.h"
 #include "model/sampling.h"
 #include "router/queue.h"
+#include "router/rate.h"
 #include "router/reply.h"
 
 typedef struct router_shared router_shared;
@@ -55,6 +56,9 @@ typedef struct request_spec { // everything is copied by router_submit, except w
     int n_stops;
     bool ignore_end, fim, echo_logprobs;
     int64_t deadline_ms; // from now; 0: the configured one
+    // SHA-256 in hexadecimal, "" = none: of the client's Idempotency-Key, and of its body (together
+    // with its path), by which a repeated request and a poisonous one are known.
+    char idem[65], body_hash[65];
 } request_spec;
 
 typedef enum request_outcome {
@@ -77,7 +81,12 @@ typedef struct request_end {
     err error;                        // what to tell the client when outcome is not OK
     reply_finish finish[JOB_CHOICES]; // per choice; FINISH_NONE for one that did not end
     int prompt_tokens, cached_tokens, completion_tokens;
-    const char *limited_by; // quota kind that shortened it, or NULL
+    const char *limited_by; // the limit that shortened it, in words ("tokens per day"), or NULL
+    rates rates;            // as of the hold
+    // OK and not NULL: nothing ran; the stored answer to an earlier request with this
+    // Idempotency-Key, valid during end().
+    const char *replay;
+    size_t n_replay;
 } request_end;
 
 typedef struct request_events { // called on the router's loop, never inside router_submit
@@ -96,11 +105,17 @@ int router_submit(router *r, const request_spec *spec, const request_events *eve
                   request **out, err *e);
 const char *request_id(const request *q);
 int request_granted(const request *q); // tokens per choice it may make as of now
+rates request_rates(const request *q); // as of its hold; nothing limits before that
 // The socket took everything up to total generated tokens of a choice.
 void request_handed(request *q, int choice, int total);
 // The client went away, or its key was revoked, ...: the worker is told, end() follows with that
 // outcome.
 void request_cancel(request *q, request_outcome why);
+// The whole answer to a request that ended OK, was not streamed and had spec.idem: what later ones
+// with this Idempotency-Key get. n 0, or too much to keep (REQUEST_ANSWER_BYTES): the key is free.
+#define REQUEST_ANSWER_BYTES (256 * 1024)
+void router_store_answer(router *r, const char *tenant, const char *idem, const char *id,
+                         const void *p, size_t n);
 // Closes every request of this key (revoked): end() with OUTCOME_REVOKED.
 void router_cancel_key(router *r, const char *key);
 

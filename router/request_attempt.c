@@ -10,6 +10,7 @@
 
 #define PAYLOAD_GRACE_MS 60000
 #define RETRY_UNKNOWN_MS 5000 // nobody claims: say so much
+#define POISON_MS 600000      // so long a body that killed its workers is refused
 #define FULL_MOST_MS 1000     // so long a full queue is refused without asking
 
 // ---- tenants whose queue was full a moment ago
@@ -188,6 +189,10 @@ static void close_dead(request *q) {
                 ATTEMPTS_MOST);
     else
         err_set(&e, ERR_POISON, NULL, "%d workers were lost with this request", ATTEMPTS_MOST);
+    if (!has_output && q->spec->body_hash[0]) {
+        quota_poison_command(q->meta->tenant, q->spec->body_hash, POISON_MS, &q->r->c);
+        command_send(&q->r->c, q->r->calls, NULL, NULL);
+    }
     request_close(q, OUTCOME_DEAD_LETTER, &e);
 }
 

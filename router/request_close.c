@@ -35,6 +35,14 @@ static void fill_row(request *q) {
     w->first_token_ms = q->first_token_ms;
 }
 
+// Did a limit end it? One that stopped by itself was not limited, whatever was granted.
+static bool is_cut(const request *q) {
+    for (int i = 0; q->limited_by[0] && i < q->spec->n_choices; i++)
+        if (q->choices[i].finish == FINISH_LENGTH)
+            return true;
+    return false;
+}
+
 static void fill_end(request *q, const err *e) {
     request_end *end = q->end;
     end->outcome = q->outcome;
@@ -45,7 +53,8 @@ static void fill_end(request *q, const err *e) {
     end->prompt_tokens = q->row->prompt;
     end->cached_tokens = q->row->cached;
     end->completion_tokens = q->row->completion;
-    end->limited_by = q->limited_by[0] ? q->limited_by : NULL;
+    end->limited_by = is_cut(q) ? quota_kind_words(q->limited_by) : NULL;
+    end->rates = q->rates;
 }
 
 // The client must not take it for complete.
@@ -96,7 +105,10 @@ static void send_settle(request *q) {
     quota_settlement own = {
         .prompt = q->row->prompt, .completion = q->row->completion, .money = q->row->money};
     q->is_settling = true;
-    quota_settle_command(q->meta, q->id, &own, q->row->outcome, false, &r->c);
+    if (q->meta->idem[0] && q->outcome == OUTCOME_OK && !q->spec->streamed)
+        quota_settle_answered_command(q->meta, q->id, &own, q->row->outcome, &r->c);
+    else
+        quota_settle_command(q->meta, q->id, &own, q->row->outcome, false, &r->c);
     request_ref(q);
     command_send(&r->c, r->calls, on_settled, q);
 }
@@ -207,16 +219,34 @@ void request_tell_if_due(request *q) {
     tell(q);
 }
 
-void request_refuse(request *q, request_outcome why, const err *e) {
+static void tell_unaccepted(request *q) {
     router *r = q->r;
-    q->outcome = why;
-    fill_end(q, e);
-    metric_add(r->s->metrics.refused, 1);
     request_ref(q);
     request_forget(q);
     q->events.end(q->ctx, q->end);
     request_unref(q);
     router_check_drained(r);
+}
+
+void request_refuse(request *q, request_outcome why, const err *e) {
+    q->outcome = why;
+    fill_end(q, e);
+    metric_add(q->r->s->metrics.refused, 1);
+    tell_unaccepted(q);
+}
+
+void request_replay(request *q, const char *answer, size_t n) {
+    fill_end(q, NULL);
+    q->end->replay = answer;
+    q->end->n_replay = n;
+    metric_add(q->r->s->metrics.replayed, 1);
+    tell_unaccepted(q);
+}
+
+void router_store_answer(router *r, const char *tenant, const char *idem, const char *id,
+                         const void *p, size_t n) {
+    quota_answer_command(tenant, idem, id, p, n <= REQUEST_ANSWER_BYTES ? n : 0, &r->c);
+    command_send(&r->c, r->calls, NULL, NULL);
 }
 
 void request_close_now(request *q) {

@@ -50,19 +50,23 @@ void request_refuse_away(request *q, const char *message) {
     refuse(q, OUTCOME_FAILED, ERR_DEPENDENCY, LOST_MS, message);
 }
 
+// "tokens per minute of your user: limit 20000, used or held 19990, needed 35".
 static void refuse_by_limit(request *q, const quota_answer *a) {
-    static const char *const windows[] = {"rpm", "tpm", "conc"};
-    char message[160];
-    err_code code = ERR_QUOTA;
-    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++)
-        if (strcmp(a->kind, windows[i]) == 0 && a->retry_ms >= 0)
-            code = ERR_RATE;
-    snprintf(message, sizeof message, "the limit %s of the %s is reached", a->kind,
-             q->meta->scopes[a->scope] == 't'   ? "tenant"
-             : q->meta->scopes[a->scope] == 'u' ? "user"
-             : q->meta->scopes[a->scope] == 'k' ? "key"
-                                                : "model");
-    refuse(q, OUTCOME_OVERLOADED, code, a->retry_ms, message);
+    static const struct {
+        char letter;
+        const char *words;
+    } scopes[] = {{'t', "tenant"}, {'u', "user"}, {'k', "key"}, {'m', "tenant for this model"}};
+    char message[256];
+    const char *whose = "tenant";
+    for (size_t i = 0; i < sizeof scopes / sizeof *scopes; i++)
+        if (q->meta->scopes[a->scope] == scopes[i].letter)
+            whose = scopes[i].words;
+    snprintf(
+        message, sizeof message,
+        "Limit reached: %s of your %s: limit %lld, used or held %lld, this request needs %lld%s",
+        quota_kind_words(a->kind), whose, (long long)a->limit, (long long)a->used,
+        (long long)a->demand, strcmp(a->kind, "mpo") ? "." : " (nano-units of money).");
+    refuse(q, OUTCOME_OVERLOADED, a->retry_ms >= 0 ? ERR_RATE : ERR_QUOTA, a->retry_ms, message);
 }
 
 // It was cancelled, or its deadline came, while hold was under way.
@@ -131,13 +135,15 @@ void router_let_go_undurable(router *r) {
 
 // ---- answers to hold, continued
 
-static void accept(request *q, int granted) {
+static void accept(request *q, int granted, const char *bound) {
     router *r = q->r;
     err e = {0};
     q->granted = granted;
     q->most = most_of(q);
-    if (q->most < granted || (q->spec->max_tokens > 0 && granted < q->spec->max_tokens))
+    if (q->most < granted || (q->spec->max_tokens > 0 && granted < q->spec->max_tokens)) {
         q->most = granted; // shortened: no extension
+        snprintf(q->limited_by, sizeof q->limited_by, "%s", bound);
+    }
     if (journal_accept(r->s->j, q->id, q->meta, &q->mark, &e)) {
         release_hold(q);
         request_refuse(q, OUTCOME_FAILED, &e);
@@ -155,6 +161,7 @@ static void on_hold(void *ctx, const redis_value *v) {
     request *q = ctx;
     quota_answer a;
     quota_read_answer(v, &a);
+    q->rates = a.rates;
     if (q->state != HOLDING || q->r->is_closing)
         goto done;
     if (q->outcome != OUTCOME_OK) {
@@ -166,14 +173,25 @@ static void on_hold(void *ctx, const redis_value *v) {
     switch (a.verdict) {
     case QUOTA_OK:
         failpoint("hold.after"); // B
-        accept(q, a.granted);
+        accept(q, a.granted, a.kind);
         break;
     case QUOTA_NO:
         refuse_by_limit(q, &a);
         break;
-    case QUOTA_IDEM:
+    case QUOTA_OPEN:
         refuse(q, OUTCOME_OVERLOADED, ERR_IN_PROGRESS, 1000,
-               "a request with this Idempotency-Key is running");
+               "A request with this Idempotency-Key is running.");
+        break;
+    case QUOTA_OTHER:
+        refuse(q, OUTCOME_FAILED, ERR_IDEM_MISMATCH, 0,
+               "This Idempotency-Key was used with another request.");
+        break;
+    case QUOTA_DONE:
+        request_replay(q, a.answer, a.n_answer);
+        break;
+    case QUOTA_POISON:
+        refuse(q, OUTCOME_DEAD_LETTER, ERR_POISON, 0,
+               "This request stopped the workers that ran it; it is refused for some minutes.");
         break;
     case QUOTA_NO_CALL:
         lease_load_libraries(q->r);
@@ -198,7 +216,7 @@ void request_hold(request *q) {
     }
     command_words(&r->c, 3, (const char *const[]){"SADD", "tg:tenants", q->meta->tenant});
     command_send(&r->c, r->calls, NULL, NULL);
-    quota_hold_command(q->meta, q->id, r->gateway, &d, q->limits, &r->c);
+    quota_hold_command(q->meta, q->id, r->gateway, q->spec->body_hash, &d, q->limits, &r->c);
     request_ref(q);
     command_send(&r->c, r->calls, on_hold, q);
 }

@@ -9,6 +9,7 @@
 #include "base/thread.h"
 #include "router/command.h"
 #include "router/journal.h"
+#include "router/limits.h"
 #include "router/mailbox.h"
 #include "router/quota.h"
 #include "router/recorder.h"
@@ -77,7 +78,8 @@ struct request {
     int asked;         // what the job of the current attempt allows the worker
     int n_holds;       // hold calls sent
     bool is_extending;
-    char limited_by[8]; // "" = nothing
+    char limited_by[8]; // kind of the limit that ends the grant, "" = none
+    rates rates;        // as of the hold
 
     // journal
     journal_mark mark;
@@ -128,7 +130,8 @@ typedef struct router_slot { // what other threads see of a router; the list is 
 typedef struct router_metrics {
     metric *outcomes[OUTCOME_UNKNOWN + 1];
     metric *states[N_STATES];
-    metric *fenced, *redelivered, *leases_lost, *refused, *queue_seconds, *first_token_seconds;
+    metric *fenced, *redelivered, *leases_lost, *refused, *replayed, *queue_seconds,
+        *first_token_seconds;
 } router_metrics;
 
 struct router_shared {
@@ -138,6 +141,7 @@ struct router_shared {
     recorder *recorder;
     sweeper *sweeper;
     quota_loader *loader;
+    limits *limits;
     pthread_mutex_t mutex;
     router_slot *slots; // entered by router_open, left by router_close
     router_metrics metrics;
@@ -213,6 +217,8 @@ void request_finish_if_complete(request *q);
 // ---- request_close.c
 void request_close(request *q, request_outcome why, const err *e);  // -> closing; e NULL for OK
 void request_refuse(request *q, request_outcome why, const err *e); // never accepted: no row
+// Never accepted either: an earlier request's answer is told.
+void request_replay(request *q, const char *answer, size_t n);
 // 503: it was never accepted.
 void request_refuse_away(request *q, const char *message);
 void request_check_closing(router *r, int64_t now_ms);

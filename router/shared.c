@@ -21,7 +21,8 @@ static void register_metrics(router_metrics *m) {
     char labels[48];
     for (int i = 0; i <= OUTCOME_UNKNOWN; i++) {
         snprintf(labels, sizeof labels, "outcome=\"%s\"", request_outcome_name((request_outcome)i));
-        m->outcomes[i] = metric_counter("tiergate_requests_total", labels, "Requests that ended.");
+        m->outcomes[i] = metric_counter("tiergate_outcomes_total", labels,
+                                        "Accepted requests by how they ended.");
     }
     for (int i = 0; i < N_STATES; i++) {
         snprintf(labels, sizeof labels, "state=\"%s\"", state_names[i]);
@@ -34,9 +35,11 @@ static void register_metrics(router_metrics *m) {
     m->leases_lost =
         metric_counter("tiergate_leases_lost_total", "", "Incarnations that ended by their lease.");
     m->refused = metric_counter("tiergate_refused_total", "", "Requests never accepted.");
+    m->replayed = metric_counter("tiergate_replayed_total", "",
+                                 "Requests answered with what an earlier one had got.");
     m->queue_seconds = metric_histogram("tiergate_queue_seconds", "",
                                         "Wait of a first attempt in the queue.", seconds, n);
-    m->first_token_seconds = metric_histogram("tiergate_first_token_seconds", "",
+    m->first_token_seconds = metric_histogram("tiergate_accepted_first_token_seconds", "",
                                               "From acceptance to the first token.", seconds, n);
 }
 
@@ -78,6 +81,8 @@ int router_shared_open(const config *c, const secret_ring *cluster, router_share
     snprintf(dir, sizeof dir, "%s/journal", c->data_dir);
     int rc = prepare_redis(s, &r, e);
     if (!rc)
+        rc = limits_open(c->postgres_url, &s->limits, e);
+    if (!rc)
         rc = journal_open(dir, c->journal_bytes, on_found, &found, &s->j, e);
     if (!rc)
         s->recorder = recorder_open(c, s->j);
@@ -102,6 +107,7 @@ void router_shared_close(router_shared *s) {
     quota_loader_close(s->loader);
     recorder_close(s->recorder, LAST_COMMIT_MS);
     journal_close(s->j);
+    limits_close(s->limits);
     pthread_mutex_destroy(&s->mutex);
     secret_wipe(&s->cluster, sizeof s->cluster);
     free(s);

@@ -161,7 +161,7 @@ static int check_length(const exchange *x, const openai_limits *limits, err *e) 
 
 // Headers that ask for what is not built: better refused than passed over.
 static int check_headers(const exchange *x, err *e) {
-    static const char *const unsupported[] = {"idempotency-key", "x-tiergate-session"};
+    static const char *const unsupported[] = {"x-tiergate-session"};
     for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++)
         if (exchange_header(x, unsupported[i]))
             return err_set(e, ERR_UNSUPPORTED, unsupported[i],

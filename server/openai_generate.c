@@ -63,6 +63,7 @@ static void parse(call *c) {
     size_t n;
     const char *body = exchange_body(c->x, &n);
     err *e = &g->failed;
+    idempotency_hash_body(c->x, g->body_hash);
     if (openai_request_parse(g->q.kind, body, n, &c->limits, exchange_arena(c->x), &g->q, e) == 0)
         assign_find(c->seat->assign, c->who.tenant, g->q.model.s, &g->target, e);
 }
@@ -135,6 +136,8 @@ static void fill_spec(const generation *g, const part *p, request_spec *s) {
     snprintf(s->key, sizeof s->key, "%s", c->who.key);
     snprintf(s->adapter, sizeof s->adapter, "%s", g->target.adapter);
     memcpy(s->stops, g->q.stops, sizeof s->stops);
+    memcpy(s->idem, g->idem, sizeof s->idem);
+    memcpy(s->body_hash, g->body_hash, sizeof s->body_hash);
 }
 
 static int submit_part(generation *g, part *p) {
@@ -180,8 +183,17 @@ static void release_prompts(generation *g) {
         token_list_release(&g->parts[i].prompt);
 }
 
+// One key stands for one request of the router.
+static void check_idempotency(generation *g) {
+    if (g->idem[0] && g->n_parts > 1)
+        err_set(&g->failed, ERR_UNSUPPORTED, "idempotency-key",
+                "'Idempotency-Key' is not supported for several prompts in one request.");
+}
+
 static void prepared(call *c) {
     generation *g = c->user;
+    if (!g->failed.code)
+        check_idempotency(g);
     if (g->target.model)
         c->record.model = g->target.model->config->name;
     if (c->is_gone || g->failed.code) {
@@ -214,7 +226,7 @@ static void start(call *c, openai_kind kind) {
     c->user = g;
     exchange_body(c->x, &n);
     if (read_deadline(c->x, g, &g->failed) || read_truncate(c->x, g, &g->failed) ||
-        read_task(c->x, g, &g->failed)) {
+        read_task(c->x, g, &g->failed) || idempotency_read(c->x, g->idem, &g->failed)) {
         call_fail(c, &g->failed);
     } else if (n <= LARGE_BODY) {
         parse(c);

@@ -3,6 +3,7 @@
 #define SERVER_OPENAI_GENERATE_H
 #include "server/openai_answer.h"
 #include "server/openai_call.h"
+#include "server/openai_idempotency.h"
 #include "server/openai_prompt.h"
 
 typedef struct generation generation;
@@ -33,13 +34,17 @@ struct generation {
     lane lane;
     int64_t deadline_ms;
     bool allow_truncate, is_fim;
+    char idem[IDEMPOTENCY_HASH], body_hash[IDEMPOTENCY_HASH];
+    const char *replay; // the stored answer to an earlier request with this key, or NULL
+    size_t n_replay;
     err failed; // the first reason why there will be no whole answer
     part *parts;
     int n_parts, n_open; // submitted and not ended
     answer *answer;
     bool is_closing; // close is posted
     // streams
-    bool is_begun; // the head was sent
+    bool is_begun;  // the head was sent
+    bool has_rates; // its rate headers are set
     loop_timer *timer;
     int64_t wrote_ms;
     uint64_t mark;

@@ -7,6 +7,7 @@
 #include "server/openai_error.h"
 #include "server/openai_generate.h"
 #include "server/openai_meter.h"
+#include "server/openai_rates.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -62,8 +63,22 @@ static void write_out(generation *g, const buf *b) {
     exchange_stream_write(g->c->x, b->data, b->len, g->mark);
 }
 
+static void set_rate_headers(generation *g) {
+    rates all = RATES_NONE;
+    if (g->has_rates)
+        return;
+    g->has_rates = true;
+    for (int i = 0; i < g->n_parts; i++) {
+        const part *p = &g->parts[i];
+        if (p->request)
+            all = rates_tighter(all, p->has_ended ? p->end.rates : request_rates(p->request));
+    }
+    rates_set_headers(g->c->x, &all);
+}
+
 static void begin(generation *g) {
     g->is_begun = true;
+    set_rate_headers(g);
     call_stream_begin(g->c);
 }
 
@@ -130,6 +145,10 @@ static void on_end(void *ctx, const request_end *end) {
     p->end = *end;
     p->has_ended = true;
     g->n_open--;
+    if (end->replay) {
+        g->n_replay = end->n_replay;
+        g->replay = arena_dup(exchange_arena(g->c->x), end->replay, end->n_replay);
+    }
     if (end->outcome != OUTCOME_OK && !g->failed.code) {
         g->failed = end->error;
         if (!g->failed.code)
@@ -229,6 +248,14 @@ static void end_stream(generation *g, const answer_usage *u) {
     call_stream_end(g->c);
 }
 
+// For later requests with the same Idempotency-Key, also when this client went meanwhile.
+static void keep_answer(const generation *g, const buf *body) {
+    const call *c = g->c;
+    if (g->idem[0])
+        router_store_answer(c->seat->router, c->who.tenant, g->idem, exchange_id(c->x), body->data,
+                            body->len);
+}
+
 static void reply_whole(generation *g, const answer_usage *u) {
     reply_finish finish[JOB_CHOICES];
     const char *limit = limited_by(g);
@@ -238,6 +265,18 @@ static void reply_whole(generation *g, const answer_usage *u) {
     if (limit)
         exchange_set_header(g->c->x, "x-tiergate-limited-by", limit);
     answer_put_body(g->answer, finish, u, limit, &body);
+    keep_answer(g, &body);
+    if (g->c->is_gone)
+        call_abandon(g->c);
+    else
+        call_reply(g->c, 200, &body);
+    buf_release(&body);
+}
+
+static void reply_again(generation *g) {
+    buf body = {0};
+    buf_put(&body, g->replay, g->n_replay);
+    exchange_set_header(g->c->x, "x-tiergate-idempotent-replay", "1");
     call_reply(g->c, 200, &body);
     buf_release(&body);
 }
@@ -258,9 +297,13 @@ static void close_now(void *ctx) {
     answer *a = g->answer;
     answer_usage u = sum_usage(g);
     check_prompts(g);
+    bool is_whole = !g->q.stream && !g->failed.code && !g->replay;
     release(g);
-    if (g->c->is_gone)
+    set_rate_headers(g); // unless the head is gone
+    if (g->c->is_gone && !is_whole)
         call_abandon(g->c);
+    else if (g->replay)
+        reply_again(g);
     else if (g->failed.code && !g->is_begun)
         call_fail(g->c, &g->failed);
     else if (g->q.stream)

@@ -284,7 +284,7 @@ def test_an_unknown_model_is_not_found(client):
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported_parameter", "tools"),
     ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
     ({"extra_body": {"no_such": 1}}, "unsupported_parameter", "no_such"),
-    ({"extra_headers": {"Idempotency-Key": "1"}}, "unsupported_parameter", "idempotency-key"),
+    ({"extra_headers": {"Idempotency-Key": "k" * 256}}, "invalid_request", "idempotency-key"),
     ({"extra_headers": {"x-tiergate-deadline-ms": "soon"}}, "invalid_request", "x-tiergate-deadline-ms"),
     ({"extra_headers": {"x-tiergate-task": "poetry"}}, "invalid_request", "x-tiergate-task"),
     ({"extra_headers": {"x-tiergate-allow-truncate": "yes"}}, "invalid_request", "x-tiergate-allow-truncate"),

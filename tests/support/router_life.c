@@ -51,7 +51,7 @@ void life_empty(void) {
         redis_connect(test_redis()->address, 2000, &r, &e))
         fail_msg("%s", e.message);
     migrate(db);
-    assert_int_equal(pg_exec(db, "TRUNCATE usage, quota_used", &e), 0);
+    assert_int_equal(pg_exec(db, "TRUNCATE usage, quota_used, limits", &e), 0);
     flush_redis(r);
     redis_close(r);
     pg_close(db);
@@ -180,6 +180,20 @@ bool life_wait_rows(life *f, int n, int ms) {
     return life_run(f, has_rows, &w, ms);
 }
 
+void life_limit(life *f, const char *scope, const char *column, int64_t value) {
+    char sql[512];
+    pg *db = NULL;
+    err e = {0};
+    snprintf(sql, sizeof sql,
+             "INSERT INTO tenants (id, name) VALUES ('" LIFE_TENANT "', 'life') ON CONFLICT DO "
+             "NOTHING; INSERT INTO limits (tenant_id, scope, %s) VALUES ('" LIFE_TENANT
+             "', '%s', %lld) ON CONFLICT (tenant_id, scope) DO UPDATE SET %s = excluded.%s",
+             column, scope, (long long)value, column, column);
+    if (pg_connect(f->c.postgres_url, &db, &e) || pg_exec(db, sql, &e))
+        fail_msg("%s", e.message);
+    pg_close(db);
+}
+
 // ---- a client
 
 static void on_frame(void *ctx, const reply_frame *frame) {
@@ -293,7 +307,9 @@ void life_send(life_worker *w, unsigned flags, int choice, int from, int n, cons
                      .n_tokens = n,
                      .text = text,
                      .n_text = strlen(text),
-                     .finish = flags & REPLY_LAST ? FINISH_STOP : FINISH_NONE,
+                     .finish = !(flags & REPLY_LAST) ? FINISH_NONE
+                               : w->finish           ? w->finish
+                                                     : FINISH_STOP,
                      .queue_ms = flags & REPLY_CLAIM ? (int)w->claimed.waited_ms : 0,
                      .engine_us = 100};
     memcpy(f.id, w->claimed.id, sizeof f.id);

@@ -34,7 +34,9 @@ bool life_run(life *f, bool (*done)(void *ctx), void *ctx, int ms);
 void life_wait(life *f, int ms);               // turns the loop for ms
 int64_t life_number(life *f, const char *sql); // the one value of a query, -1: no row
 char *life_text(life *f, const char *sql);     // caller frees; NULL: no row
-bool life_wait_rows(life *f, int n, int ms);   // until the ledger has n rows and nothing is open
+// A limit in force from the next life_open on; column as in the table limits.
+void life_limit(life *f, const char *scope, const char *column, int64_t value);
+bool life_wait_rows(life *f, int n, int ms); // until the ledger has n rows and nothing is open
 
 // ---- a client
 typedef struct life_client {
@@ -68,6 +70,7 @@ struct life_worker {
     queue_claimed claimed;
     job job; // of the last claim
     arena a;
+    reply_finish finish;    // of LAST frames; FINISH_NONE: stop
     int attempt_shift;      // added to the attempt of frames: to make foreign ones
     volatile bool is_alive; // the last reply was taken
 };

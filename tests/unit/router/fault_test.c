@@ -406,7 +406,7 @@ static void a_record_its_gateway_does_not_know_is_closed(void **state) {
     quota_demand d = {.prompt = 5, .want = 10, .need = 10, .n_choices = 1};
     quota_limits none = {0};
     redis_reply_box *box = NULL;
-    quota_hold_command(&m, id, w->job.gateway, &d, &none, &k);
+    quota_hold_command(&m, id, w->job.gateway, "", &d, &none, &k);
     assert_int_equal(command_call(&k, f.redis, &box, NULL), 0);
     assert_true(redis_value_is(redis_value_at(redis_reply_value(box), 0), "OK"));
     redis_reply_free(box);

@@ -163,7 +163,7 @@ static void a_row_that_is_not_settled_is_settled_before_it_is_inserted(void **st
     redis *r = NULL;
     assert_int_equal(redis_connect(f.c.redis_address, 2000, &r, NULL), 0);
     assert_int_equal(library_load(r, LIBRARY_QUOTA, NULL), 0);
-    quota_hold_command(&one.meta, one.id, 7, &d, &none, &c);
+    quota_hold_command(&one.meta, one.id, 7, "", &d, &none, &c);
     assert_int_equal(command_call(&c, r, &box, NULL), 0);
     redis_reply_free(box);
     quota_settle_command(&one.meta, one.id, &theirs, "gateway_lost", false, &c);

@@ -17,6 +17,7 @@
 static redis *r;
 static usage_meta m;
 static quota_limits limits;
+static const char *body = ""; // hash of the next hold's body
 
 static void call_words(redis *to, int argc, const char *const *argv) {
     redis_reply_box *box = NULL;
@@ -44,6 +45,7 @@ static int setup(void **state) {
                      .price_out = 15,
                      .scopes = "tk"};
     no_limits(&limits);
+    body = "";
     return 0;
 }
 
@@ -78,7 +80,7 @@ static quota_answer hold_with(redis *to, const char *id, int prompt, int want, i
     quota_demand d = {.prompt = prompt, .want = want, .need = need, .n_choices = n};
     quota_answer a;
     for (;;) {
-        quota_hold_command(&m, id, GATEWAY, &d, &limits, &c);
+        quota_hold_command(&m, id, GATEWAY, body, &d, &limits, &c);
         a = ask(to, &c);
         if (a.verdict != QUOTA_MISS)
             break;
@@ -223,12 +225,14 @@ static void an_explicit_demand_is_refused_whole_and_an_absent_one_shrinks(void *
     assert_int_equal(a.verdict, QUOTA_NO);
     assert_string_equal(a.kind, "tpd");
     assert_int_equal(a.retry_ms, -1);
+    assert_true(a.limit == 1000 && a.used == 0 && a.demand == 1001);
     a = hold("b", 50, 951, 1);
     assert_true(a.verdict == QUOTA_OK && a.granted == 950);
+    assert_string_equal(a.kind, "tpd"); // it shrank the grant
     assert_int_equal(hold("c", 1, 1, 1).verdict, QUOTA_NO);
     assert_int_equal(settle("b", 50, 100, true, NULL), QUOTA_OK);
     a = hold("c", 50, 800, 800); // 150 + 850
-    assert_true(a.verdict == QUOTA_OK && a.tokens_left == 850);
+    assert_true(a.verdict == QUOTA_OK && a.granted == 800);
 }
 
 static void the_tightest_scope_binds_and_names_itself(void **state) {
@@ -262,6 +266,113 @@ static void requests_a_minute_and_open_requests_are_counted(void **state) {
     assert_in_range(a.retry_ms, 1, 60000);
 }
 
+static void rates_are_those_of_the_limit_that_leaves_least(void **state) {
+    (void)state;
+    quota_answer a = hold("a", 50, 100, 1);
+    assert_true(a.rates.requests.limit == -1 && a.rates.tokens.limit == -1);
+    limits.limit[0][QUOTA_TPD] = 10000;
+    limits.limit[1][QUOTA_TPO] = 1000; // a held 150
+    limits.limit[1][QUOTA_RPM] = 5;
+    a = hold("b", 50, 100, 1);
+    assert_true(a.rates.tokens.limit == 1000 && a.rates.tokens.left == 700);
+    assert_in_range(a.rates.tokens.reset_ms, 1, 31 * 86400000LL);
+    assert_true(a.rates.requests.limit == 5 && a.rates.requests.left == 3);
+    assert_in_range(a.rates.requests.reset_ms, 1, 60000);
+    a = hold("c", 50, 1000, 1000); // refused, and told all the same
+    assert_true(a.verdict == QUOTA_NO && a.rates.tokens.left == 700);
+    limits.limit[0][QUOTA_TPD] = 500;
+    a = hold("d", 50, 100, 1);
+    assert_true(a.rates.tokens.limit == 500 && a.rates.tokens.left == 50);
+    assert_in_range(a.rates.tokens.reset_ms, 1, 86400000);
+}
+
+// ---- Idempotency-Key and poison
+
+static quota_verdict settle_answered(const char *id) {
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_settlement own = {.prompt = 1}, got;
+    quota_settle_answered_command(&m, id, &own, "ok", &c);
+    assert_int_equal(command_call(&c, r, &box, NULL), 0);
+    quota_verdict v = quota_read_settlement(redis_reply_value(box), &got);
+    redis_reply_free(box);
+    command_release(&c);
+    return v;
+}
+
+static void store(const char *id, const char *answer) {
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_answer_command(m.tenant, m.idem, id, answer, strlen(answer), &c);
+    assert_int_equal(command_call(&c, r, &box, NULL), 0);
+    redis_reply_free(box);
+    command_release(&c);
+}
+
+static void an_idempotency_key_is_taken_until_its_request_ends(void **state) {
+    (void)state;
+    snprintf(m.idem, sizeof m.idem, "aa");
+    body = "b1";
+    assert_int_equal(hold("a", 1, 1, 1).verdict, QUOTA_OK);
+    assert_int_equal(hold("a", 1, 1, 1).verdict, QUOTA_OK); // the call itself repeated
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OPEN);
+    body = "b2";
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OTHER);
+    body = "b1";
+    settle("a", 1, 1, false, NULL); // failed, or streamed: it may run again
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OK);
+    settle("a", 1, 1, true, NULL);
+    assert_int_equal(hold("c", 1, 1, 1).verdict, QUOTA_OPEN); // a's late drop frees nothing of b's
+}
+
+static void a_stored_answer_is_told_to_the_same_body_only(void **state) {
+    (void)state;
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_answer a;
+    quota_demand d = {.prompt = 1, .want = 1, .need = 1, .n_choices = 1};
+    snprintf(m.idem, sizeof m.idem, "aa");
+    body = "b1";
+    hold("a", 1, 1, 1);
+    assert_int_equal(settle_answered("a"), QUOTA_OK);
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OPEN); // the answer is on its way
+    store("other", "not mine");
+    store("a", "{\"x\": 1}\n second line");
+    quota_hold_command(&m, "b", GATEWAY, body, &d, &limits, &c);
+    assert_int_equal(command_call(&c, r, &box, NULL), 0);
+    quota_read_answer(redis_reply_value(box), &a);
+    assert_int_equal(a.verdict, QUOTA_DONE);
+    assert_int_equal(a.n_answer, strlen("{\"x\": 1}\n second line"));
+    assert_memory_equal(a.answer, "{\"x\": 1}\n second line", a.n_answer);
+    redis_reply_free(box);
+    command_release(&c);
+    body = "b2";
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OTHER);
+    snprintf(m.idem, sizeof m.idem, "bb");
+    hold("c", 1, 1, 1);
+    settle_answered("c");
+    store("c", ""); // there is nothing to keep
+    assert_int_equal(hold("d", 1, 1, 1).verdict, QUOTA_OK);
+}
+
+static void a_poisoned_body_is_refused_for_its_tenant_alone(void **state) {
+    (void)state;
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_poison_command(m.tenant, "b1", 600000, &c);
+    assert_int_equal(command_call(&c, r, &box, NULL), 0);
+    redis_reply_free(box);
+    command_release(&c);
+    body = "b2";
+    assert_int_equal(hold("a", 1, 1, 1).verdict, QUOTA_OK);
+    body = "b1";
+    quota_answer a = hold("b", 1, 1, 1);
+    assert_int_equal(a.verdict, QUOTA_POISON);
+    assert_in_range(a.retry_ms, 590000, 600000);
+    m.tenant[35] = 'f';
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OK);
+}
+
 static void an_extension_takes_what_is_left_and_counts_once(void **state) {
     (void)state;
     limits.limit[0][QUOTA_TPD] = 1000;
@@ -285,7 +396,7 @@ static void an_extension_takes_what_is_left_and_counts_once(void **state) {
 static quota_answer first_ask(const char *id) {
     command c = {0};
     quota_demand d = {.prompt = 1, .want = 1, .need = 1, .n_choices = 1};
-    quota_hold_command(&m, id, GATEWAY, &d, &limits, &c);
+    quota_hold_command(&m, id, GATEWAY, body, &d, &limits, &c);
     quota_answer a = ask(r, &c);
     command_release(&c);
     return a;
@@ -402,6 +513,10 @@ int main(void) {
         WITH_REDIS(an_explicit_demand_is_refused_whole_and_an_absent_one_shrinks),
         WITH_REDIS(the_tightest_scope_binds_and_names_itself),
         WITH_REDIS(requests_a_minute_and_open_requests_are_counted),
+        WITH_REDIS(rates_are_those_of_the_limit_that_leaves_least),
+        WITH_REDIS(an_idempotency_key_is_taken_until_its_request_ends),
+        WITH_REDIS(a_stored_answer_is_told_to_the_same_body_only),
+        WITH_REDIS(a_poisoned_body_is_refused_for_its_tenant_alone),
         WITH_REDIS(an_extension_takes_what_is_left_and_counts_once),
         WITH_REDIS(a_load_whose_nonce_died_in_a_wipe_is_refused),
         WITH_REDIS(two_that_miss_share_the_first_nonce),
