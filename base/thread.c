@@ -17,6 +17,14 @@ typedef struct task {
     void *ctx;
 } task;
 
+void thread_cond_init(pthread_cond_t *c) {
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
 struct pool {
     pthread_mutex_t mutex;
     pthread_cond_t changed;

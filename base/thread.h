@@ -9,6 +9,9 @@
 // it cannot. name: what ps and top show, cut to 15 characters.
 void thread_start(pthread_t *out, const char *name, void *(*run)(void *ctx), void *ctx);
 
+// A condition whose timed waits take times of CLOCK_MONOTONIC: a clock that is set changes nothing.
+void thread_cond_init(pthread_cond_t *c);
+
 typedef struct pool pool;
 
 pool *pool_new(const char *name, int n_threads); // fatal when threads cannot be made

@@ -7,6 +7,7 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/metric.h"
+#include "base/thread.h"
 #include "router/command.h"
 #include "router/quota.h"
 #include <pthread.h>
@@ -197,7 +198,7 @@ static int insert_patiently(recorder *r, recorder_entry **batch, int n) {
 
 static void wait_some(recorder *r, int ms) {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += (long)ms * 1000000;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
@@ -268,7 +269,7 @@ recorder *recorder_open(const config *c, journal *j) {
     r->c = c;
     r->j = j;
     pthread_mutex_init(&r->mutex, NULL);
-    pthread_cond_init(&r->some, NULL);
+    thread_cond_init(&r->some);
     r->rows = metric_counter("tiergate_usage_rows_total", "", "Usage rows committed.");
     r->repeats = metric_counter("tiergate_usage_repeats_total", "",
                                 "Usage rows that were in the ledger already.");

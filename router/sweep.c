@@ -301,7 +301,7 @@ static void sweep(sweeper *w) {
 // Waits for the next sweep; false: the end.
 static bool wait_next(sweeper *w) {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += SWEEP_MS / 1000;
     pthread_mutex_lock(&w->mutex);
     int rc = 0;
@@ -327,7 +327,7 @@ sweeper *sweeper_open(router_shared *s) {
     w->closed = metric_counter("tiergate_swept_total", "",
                                "Requests closed for a gateway that was lost or forgot them.");
     pthread_mutex_init(&w->mutex, NULL);
-    pthread_cond_init(&w->stop, NULL);
+    thread_cond_init(&w->stop);
     if (pthread_create(&w->thread, NULL, run, w))
         fatal("cannot start the sweeper's thread");
     return w;
