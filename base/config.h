@@ -45,6 +45,7 @@ typedef struct config {
     int64_t max_connections, stream_buffer_bytes;
     int64_t default_max_tokens; // granted when a request names none
     int64_t request_ms;         // deadline of a request that names none
+    int64_t resume_ms;          // a stream that lost its worker waits so long for another
     int64_t queue_per_tenant, queue_per_tier;
     int64_t journal_bytes;
     // [worker]

@@ -16,7 +16,8 @@
 //
 //   list        entered by                              left by
 //   HOLDING     router_submit, before hold is sent      hold's answer
-//   QUEUED      line A appended, enqueue sent; silence  CLAIM; FULL, cancel, deadline, 3rd silence
+//   QUEUED      line A appended, enqueue sent; silence  CLAIM; FULL, cancel, deadline, 3rd silence,
+//                                                       no CLAIM for a begun stream in resume_ms
 //   RUNNING     CLAIM of the current attempt            the last token handed; any end; silence
 //   CLOSING     line F appended, settle sent            settle's answer, or 2 s without one
 //   UNRECORDED  the client was told, row pushed         the recorder's letter after COMMIT
@@ -323,6 +324,7 @@ static void on_tick(void *ctx) {
     router *r = ctx;
     int64_t now_ms = clock_mono_ms();
     lease_check(r);
+    lease_trim(r); // often: the cost of a call is the number of messages that go
     request_check_silence(r, now_ms);
     request_check_closing(r, now_ms);
     if (++r->n_ticks % (1000 / TICK_MS))
@@ -330,7 +332,6 @@ static void on_tick(void *ctx) {
     lease_renew(r);
     request_check_waiting(r);
     request_report_progress(r);
-    lease_trim(r);
 }
 
 int router_open(router_shared *s, loop *l, router **out, err *e) {

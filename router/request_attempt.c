@@ -211,6 +211,13 @@ static void drop_attempt(request *q) {
     q->left_queue_ms = 0;
 }
 
+static bool has_begun(const request *q) {
+    for (int i = 0; i < q->spec->n_choices; i++)
+        if (q->choices[i].n > 0)
+            return q->spec->streamed;
+    return false;
+}
+
 void request_redeliver(request *q, const char *why) {
     queue_place old = q->place;
     log_event(LOG_WARN, "request.redeliver", "{s:s,s:s,s:i}", "id", q->id, "why", why, "attempt",
@@ -221,6 +228,8 @@ void request_redeliver(request *q, const char *why) {
         return;
     }
     drop_attempt(q);
+    if (!q->resume_until_ms && has_begun(q)) // somebody reads and sees nothing come
+        q->resume_until_ms = clock_mono_ms() + q->r->s->c->resume_ms;
     q->place.attempt++;
     if (q->place.attempt == ATTEMPTS_MOST)
         q->place.lane = LANE_LAST;

@@ -91,8 +91,9 @@ struct request {
         place; // of the current attempt; tier, tenant and id point into the entry and this struct
     bool has_run, is_enqueued;
     uint64_t run, worker;
-    int64_t heard_ms;      // the last frame of the run
-    int64_t left_queue_ms; // since when the queue does not know the entry; 0: it does
+    int64_t heard_ms;        // the last frame of the run
+    int64_t resume_until_ms; // a stream that lost its worker waits until then; 0: none does
+    int64_t left_queue_ms;   // since when the queue does not know the entry; 0: it does
     bool is_prefilled;
     int cached;
     buf kept; // frames that wait, until A is durable or for an extension: u32 length, reply

@@ -43,6 +43,7 @@ static void take_claim(request *q, uint64_t worker, const reply_frame *f) {
     q->run = f->run;
     q->worker = worker;
     q->left_queue_ms = 0;
+    q->resume_until_ms = 0;
     if (q->place.attempt == 1) {
         q->queue_ms = f->queue_ms;
         metric_observe(q->r->s->metrics.queue_seconds, f->queue_ms / 1000.0);
@@ -230,6 +231,13 @@ void request_finish_if_complete(request *q) {
     request_close(q, OUTCOME_OK, NULL);
 }
 
+static void give_up_resuming(request *q) {
+    err e = {0};
+    err_set(&e, ERR_OVERLOADED, NULL, "no worker took the stream over within %lld ms",
+            (long long)q->r->s->c->resume_ms);
+    request_close(q, OUTCOME_WORKER_LOST, &e);
+}
+
 void request_check_silence(router *r, int64_t now_ms) {
     for (request *q = r->lists[RUNNING].first, *next; q; q = next) {
         next = q->next;
@@ -240,7 +248,9 @@ void request_check_silence(router *r, int64_t now_ms) {
     }
     for (request *q = r->lists[QUEUED].first, *next; q; q = next) {
         next = q->next;
-        if (q->left_queue_ms && now_ms - q->left_queue_ms > SILENCE_MS)
+        if (q->resume_until_ms && now_ms >= q->resume_until_ms)
+            give_up_resuming(q);
+        else if (q->left_queue_ms && now_ms - q->left_queue_ms > SILENCE_MS)
             request_redeliver(q, "never claimed");
     }
 }

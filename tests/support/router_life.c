@@ -67,6 +67,7 @@ void life_configure(life *f, const char *data_dir) {
     snprintf(c->postgres_url, sizeof c->postgres_url, "%s", test_postgres()->address);
     c->default_max_tokens = 512;
     c->request_ms = 60000;
+    c->resume_ms = 15000;
     c->queue_per_tenant = 1000;
     c->queue_per_tier = 10000;
     c->journal_bytes = 1 << 30;
