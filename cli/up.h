@@ -48,6 +48,7 @@ typedef struct up {
     child children[UP_CHILDREN];
     int n_children;
     char api_key[APIKEY_TEXT], admin_key[APIKEY_TEXT];
+    bool hurry;         // Ctrl-C came again while stopping
     bool progress_open; // a progress line stands unfinished on the terminal
 } up;
 

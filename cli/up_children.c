@@ -266,24 +266,32 @@ int children_supervise(up *u, err *e) {
 
 // ---- stopping: gateway, then workers, then what they need
 
+// Waits for k to end. Another SIGINT or SIGTERM, or too long a time, cuts it short, and the roles
+// after it, which lose nothing by it.
+static void stop_one(up *u, child *k, int64_t begun) {
+    int cut = k->kind == CHILD_POSTGRES ? SIGQUIT : SIGKILL; // SIGQUIT: a stop that is crash-safe
+    bool is_role = k->kind == CHILD_GATEWAY || k->kind == CHILD_WORKER, told = false;
+    while (waitpid(k->pid, NULL, WNOHANG) != k->pid) {
+        bool came = signal_came(u, POLL_MS);
+        int64_t waited = clock_mono_ms() - begun;
+        u->hurry = u->hurry || came;
+        if (came || waited > STOP_MS || (u->hurry && is_role))
+            kill(k->pid, cut);
+        if (waited > 1000 && !told)
+            up_say(u, "%s finishes what is open; Ctrl-C again ends it at once", k->name);
+        told = told || waited > 1000;
+    }
+    k->pid = 0;
+}
+
 static void stop_kind(up *u, child_kind kind, int signal) {
-    int64_t until = clock_mono_ms() + STOP_MS;
+    int64_t begun = clock_mono_ms();
     for (int i = 0; i < u->n_children; i++)
         if (u->children[i].kind == kind && u->children[i].pid)
             kill(u->children[i].pid, signal);
-    for (int i = 0; i < u->n_children; i++) {
-        child *k = &u->children[i];
-        while (k->kind == kind && k->pid && waitpid(k->pid, NULL, WNOHANG) != k->pid) {
-            int now = signal_wait(u, POLL_MS);
-            bool hurry = is_end(now) || clock_mono_ms() > until;
-            if (hurry)
-                kill(k->pid, kind == CHILD_POSTGRES
-                                 ? SIGQUIT
-                                 : SIGKILL); // SIGQUIT: its immediate, crash-safe stop
-        }
-        if (k->kind == kind)
-            k->pid = 0;
-    }
+    for (int i = 0; i < u->n_children; i++)
+        if (u->children[i].kind == kind && u->children[i].pid)
+            stop_one(u, &u->children[i], begun);
 }
 
 void children_stop(up *u) {

@@ -208,6 +208,30 @@ def test_ctrl_c_ends_everything_and_the_next_start_keeps_data_and_keys(up):
     assert up.gateway().works()
 
 
+def test_ctrl_c_lets_open_streams_finish(up):
+    stream = up.gateway().stream(max_tokens=80)
+    stream.read(3)
+    up.up.send_signal(signal.SIGINT)
+    assert stream.rest()[-1] == "[DONE]" and stream.tokens() == 80
+    assert up.up.wait(STOP_SECONDS) == 0
+    assert up.processes() == {}
+    up.start()
+    assert up.gateway().row(stream.id)["completion_tokens"] == 80
+
+
+def test_a_second_ctrl_c_ends_open_streams_at_once(up):
+    stream = up.gateway().stream(max_tokens=3000)
+    stream.read(3)
+    up.up.send_signal(signal.SIGINT)
+    wait_for(lambda: "gateway finishes what is open; Ctrl-C again ends it at once" in up.log.read_text(), 10)
+    begun = time.monotonic()
+    assert up.stop() == 0
+    assert time.monotonic() - begun < 5
+    up.start()
+    row = up.gateway().row(stream.id, 40)
+    assert row["outcome"] != "ok" and row["completion_tokens"] < 3000
+
+
 def test_kill_9_of_up_leaves_nobody_and_it_starts_again_at_once(up):
     up.up.kill()
     up.up.wait()
