@@ -10,7 +10,6 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
-#include <openssl/sha.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,11 +29,6 @@ bool secret_equal(const void *a, const void *b, size_t n) { return CRYPTO_memcmp
 void secret_hmac(const secret *s, const void *p, size_t n, uint8_t out[32]) {
     if (!HMAC(EVP_sha256(), s->key, SECRET_BYTES, p, n, out, NULL))
         fatal("OpenSSL cannot compute HMAC-SHA-256");
-}
-
-void secret_sha256(const void *p, size_t n, uint8_t out[32]) {
-    if (!SHA256(p, n, out))
-        fatal("OpenSSL cannot compute SHA-256");
 }
 
 // ---- the ring on disk

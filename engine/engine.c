@@ -6,6 +6,7 @@
 #include "engine/counts.h"
 #include "engine/graph.h"
 #include "engine/kv.h"
+#include "engine/prefix.h"
 #include "engine/sample.h"
 #include "engine/weights.h"
 #include <stdio.h>
@@ -18,6 +19,7 @@ struct engine_seq {
     int length;   // positions stored
     int n_prompt; // positions from here on are the answer
     kv_table table;
+    prefix prefix;
     token_counts *counts; // NULL without penalties
     float *pending;       // [dim] hidden state that predicts position `length`
     bool has_pending;     // ... of a chunk that asked for prompt_logprobs
@@ -54,6 +56,16 @@ static void *take(size_t n, size_t size) {
     if (!p)
         fatal("out of memory");
     return p;
+}
+
+enum { MOST_GROUP = 32 }; // query heads of a KV head: attention_args in kernels/ops.h
+
+static int check_shape(const model_shape *s, err *e) {
+    if (s->n_heads / s->n_kv_heads > MOST_GROUP)
+        return err_set(e, ERR_UNSUPPORTED, NULL,
+                       "%d query heads on %d KV heads are not supported: at most %d on each are",
+                       s->n_heads, s->n_kv_heads, MOST_GROUP);
+    return 0;
 }
 
 static int check_config(engine *g, err *e) {
@@ -112,7 +124,8 @@ int engine_open(const model *m, const engine_config *c, engine **out, err *e) {
     g->m = m;
     g->s = model_get_shape(m);
     g->c = *c;
-    if (check_config(g, e) || ops_open(c->backend, c->n_threads, &g->o, e) || open_kv(g, e) ||
+    if (check_shape(g->s, e) || check_config(g, e) ||
+        ops_open(c->backend, c->n_threads, &g->o, e) || open_kv(g, e) ||
         weights_load(m, g->o, c->progress, c->progress_ctx, &g->w, e)) {
         engine_close(g);
         return -1;
@@ -162,6 +175,19 @@ int engine_max_context(const engine *g) { return g->max_context; }
 size_t engine_weight_bytes(const engine *g) { return g->w->bytes; }
 int engine_seq_length(const engine_seq *s) { return s->length; }
 
+const char *engine_kv_name(const engine *g) {
+    static const char *const names[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
+    return names[ops_kv_type(g->o)];
+}
+
+engine_stats engine_get_stats(const engine *g) {
+    kv_stats s = kv_pool_stats(g->kv);
+    return (engine_stats){.prefix_hits = s.hits,
+                          .prefix_misses = s.misses,
+                          .prefix_evicted = s.evicted,
+                          .prefix_pages = s.published};
+}
+
 int64_t engine_kv_tokens_free(const engine *g) {
     return (int64_t)kv_pool_n_free(g->kv) * KV_PAGE_TOKENS;
 }
@@ -197,7 +223,7 @@ static void start_seq(engine *g, engine_seq *s, const sampling_params *params, i
 }
 
 int engine_seq_new(engine *g, const sampling_params *params, int choice, const int32_t *prompt,
-                   int n, int already, engine_seq **out, err *e) {
+                   int n, int already, const uint8_t *salt, engine_seq **out, err *e) {
     if (n < 0 || already < 0 || already > n)
         return err_set(e, ERR_INVALID, NULL, "a prompt of %d tokens of which %d were generated", n,
                        already);
@@ -213,8 +239,14 @@ int engine_seq_new(engine *g, const sampling_params *params, int choice, const i
     s->n_prompt = n;
     for (int i = 0; s->counts && i < n; i++)
         counts_add(s->counts, prompt[i], i >= n - already);
+    prefix_init(&s->prefix, salt);
+    s->length = prefix_attach(&s->prefix, g->kv, &s->table, prompt, n);
     *out = s;
     return 0;
+}
+
+int engine_kv_tokens_in_use(const engine *g, const uint8_t *salt, const int32_t *prompt, int n) {
+    return prefix_in_use(salt, g->kv, prompt, n);
 }
 
 int engine_seq_fork(engine *g, const engine_seq *from, int choice, engine_seq **out, err *e) {
@@ -226,6 +258,7 @@ int engine_seq_fork(engine *g, const engine_seq *from, int choice, engine_seq **
         return -1;
     }
     start_seq(g, s, &from->params, choice);
+    s->prefix = from->prefix;
     s->length = from->length;
     s->n_prompt = from->n_prompt;
     s->has_pending = from->has_pending;
@@ -252,6 +285,8 @@ static int check_row(const engine *g, const engine_row *r, err *e) {
         return err_set(e, ERR_INVALID, NULL, "a sequence is twice in one step");
     if (r->n < 1)
         return err_set(e, ERR_INVALID, NULL, "a row of %d tokens", r->n);
+    if (r->prompt_logprobs && r->seq->prefix.shares)
+        return err_set(e, ERR_INVALID, NULL, "prompt_logprobs of a sequence that shares a prefix");
     if (r->n > g->max_context - r->seq->length)
         return err_set(e, ERR_CONTEXT_LENGTH, NULL, "%d tokens after %d exceed the context of %d",
                        r->n, r->seq->length, g->max_context);
@@ -284,12 +319,16 @@ static void drop_pages(engine *g, const engine_row *rows, int n_rows) {
         kv_table_shrink(g->kv, &rows[i].seq->table, rows[i].seq->length);
 }
 
+// All or none: a step that cannot run gives up nothing of the prefix cache.
 static int take_pages(engine *g, const engine_row *rows, int n_rows, err *e) {
+    int n = 0;
     for (int i = 0; i < n_rows; i++)
-        if (kv_table_grow(g->kv, &rows[i].seq->table, rows[i].seq->length + rows[i].n, e)) {
-            drop_pages(g, rows, i);
-            return -1;
-        }
+        n += kv_pages_for(rows[i].seq->length + rows[i].n) - rows[i].seq->table.n;
+    if (kv_pool_want(g->kv, n, e))
+        return -1;
+    for (int i = 0; i < n_rows; i++)
+        if (kv_table_grow(g->kv, &rows[i].seq->table, rows[i].seq->length + rows[i].n, e))
+            fatal("KV pages that were free are not");
     return 0;
 }
 
@@ -405,6 +444,7 @@ static void commit(engine *g, const engine_row *rows, const graph_batch *b, cons
     size_t dim = (size_t)g->s->dim;
     for (int i = 0, tail = 0; i < b->n_spans; i++) {
         engine_seq *s = rows[i].seq;
+        prefix_append(&s->prefix, g->kv, &s->table, s->length, rows[i].tokens, rows[i].n);
         s->length += rows[i].n;
         s->has_pending = rows[i].prompt_logprobs;
         if (!rows[i].prompt_logprobs && !rows[i].sample)

@@ -33,7 +33,20 @@ static void choice_init(run *r, int i, const model *m) {
     buf_release(&said);
 }
 
-run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, const model *m) {
+void run_salt(const secret_ring *cluster, const job *j, const char *model_revision,
+              const char *kv_name, uint8_t out[ENGINE_SALT_BYTES]) {
+    const char *const parts[] = {"prefix cache", j->tenant, model_revision, j->adapter, kv_name};
+    buf b = {0};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        buf_put(&b, parts[i], strlen(parts[i]) + 1); // with its NUL: parts cannot run together
+    secret_hmac(&cluster->keys[0], b.data, b.len, out);
+    buf_release(&b);
+}
+
+const uint8_t *run_get_salt(const run *r) { return r->j.echo_logprobs ? NULL : r->salt; }
+
+run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, const model *m,
+             const uint8_t salt[ENGINE_SALT_BYTES]) {
     run *r = calloc(1, sizeof *r);
     if (!r)
         fatal("no memory for a run");
@@ -43,6 +56,8 @@ run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, co
     r->number = number;
     r->lane = c->lane;
     r->weight = c->weight;
+    r->cached = -1;
+    memcpy(r->salt, salt, sizeof r->salt);
     for (int i = 0; i < j->n_choices; i++)
         choice_init(r, i, m);
     return r;

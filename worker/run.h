@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/arena.h"
+#include "base/secret.h"
 #include "engine/engine.h"
 #include "router/job.h"
 #include "router/queue.h"
@@ -27,6 +28,8 @@ typedef struct run {
     arena a;          // the job's memory
     job j;
     uint64_t number;
+    uint8_t salt[ENGINE_SALT_BYTES]; // of the prefix cache
+    int cached; // prompt tokens that were there when its first choice got a place; -1: none has yet
     lane lane;
     double weight;
     int64_t last_ms; // monotonic: when its last frame was sent
@@ -35,8 +38,15 @@ typedef struct run {
     choice choices[JOB_CHOICES];
 } run;
 
+// Who may share KV with a job: HMAC-SHA-256 under the newest cluster key of tenant, model revision,
+// adapter and type of KV. Nothing a client chooses is in it.
+void run_salt(const secret_ring *cluster, const job *j, const char *model_revision,
+              const char *kv_name, uint8_t out[ENGINE_SALT_BYTES]);
 // Takes the job over: *a belongs to the run after. so_far is replayed into the choices' texts.
-run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, const model *m);
+run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, const model *m,
+             const uint8_t salt[ENGINE_SALT_BYTES]);
+// NULL for a job that wants its prompt described: all of it has to be computed.
+const uint8_t *run_get_salt(const run *r);
 void run_free(run *r, engine *g);
 int choice_made(const run *r, const choice *c);
 static inline int choice_left(const choice *c) { return c->n - c->fed; } // tokens still to feed

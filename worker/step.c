@@ -1,6 +1,7 @@
 // Planning and running a pass. Places in the engine are given in order of arrival; when its KV
-// pages run out, the youngest choice loses its place and feeds its tokens again later. Choices of
-// one job share the prompt: the first feeds all but its last token, the others fork from there.
+// pages run out, the youngest choice loses its place and feeds its tokens again later, but for
+// those the prefix cache still has. Choices of one job share the prompt: the first feeds all but
+// its last token, the others fork from there.
 #include "worker/step.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +54,14 @@ static bool may_fork(const run *r, const choice *c) {
     return c != head && c->n == r->j.n_prompt && head->seq && head->fed == r->j.n_prompt - 1;
 }
 
+// Whether all of c's tokens and the next steps of everyone fit. What running sequences hold of its
+// prefix needs no room; it is looked up only when that decides.
+static bool has_room(const stepper *s, const run *runs, const run *r, const choice *c) {
+    int64_t free = engine_kv_tokens_free(s->g) - promised(runs), wanted = c->n + 2 * PAGE_TOKENS;
+    return free >= wanted ||
+           free >= wanted - engine_kv_tokens_in_use(s->g, run_get_salt(r), c->tokens, c->n);
+}
+
 // 0: has a place now. 1: no room yet. -1: never (e).
 static int place(stepper *s, run *runs, run *r, choice *c, err *e) {
     int i = (int)(c - r->choices);
@@ -65,11 +74,14 @@ static int place(stepper *s, run *runs, run *r, choice *c, err *e) {
         return 0;
     }
     bool alone = stepper_used(runs) == 0; // one sequence always fits
-    if (!alone && engine_kv_tokens_free(s->g) - promised(runs) < c->n + 2 * PAGE_TOKENS)
+    if (!alone && !has_room(s, runs, r, c))
         return 1;
-    if (engine_seq_new(s->g, &r->j.sampling, i, c->tokens, c->n, choice_made(r, c), &c->seq, e))
+    if (engine_seq_new(s->g, &r->j.sampling, i, c->tokens, c->n, choice_made(r, c), run_get_salt(r),
+                       &c->seq, e))
         return e->code == ERR_OVERLOADED ? 1 : -1;
-    c->fed = 0;
+    c->fed = engine_seq_length(c->seq);
+    if (r->cached < 0)
+        r->cached = c->fed < r->j.n_prompt ? c->fed : r->j.n_prompt;
     return 0;
 }
 
@@ -215,7 +227,10 @@ static void token_frame(stepper *s, outbox *o, int i, const engine_sampled *samp
     buf text = {0};
     reply_frame *f = frame_for(o, r, c);
     f->engine_us = engine_us;
-    f->flags = r->prefilled ? 0 : REPLY_PREFILLED;
+    if (!r->prefilled) {
+        f->flags = REPLY_PREFILLED;
+        f->cached = r->cached;
+    }
     r->prefilled = true;
     choice_take(r, c, sampled, s->m, engine_max_context(s->g), f, &text);
     f->tokens = arena_alloc(a, sizeof *f->tokens);

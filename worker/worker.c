@@ -57,7 +57,9 @@ typedef struct worker {
     keeper_run *kept; // scratch, [kept_cap]
     int kept_cap;
     atomic_bool ready; // Redis answers
+    engine_stats told; // as of the last measure()
     metric *m_steps, *m_tokens, *m_claims, *m_active, *m_waiting, *m_kv_free, *m_step_s;
+    metric *m_hits, *m_misses, *m_evicted, *m_cached;
 } worker;
 
 // ---- the list of runs
@@ -190,6 +192,7 @@ static int take_job(worker *w, const queue_claimed *c, err *e) {
     buf sealed = {0};
     arena a;
     job j = {0};
+    uint8_t salt[ENGINE_SALT_BYTES];
     int found, rc = -1;
     arena_init(&a);
     if (queue_take_payload(w->r, w->conf->tier, c->id, c->attempt, &sealed, &found, e))
@@ -205,7 +208,8 @@ static int take_job(worker *w, const queue_claimed *c, err *e) {
                j.n_prompt >= engine_max_context(w->g)) {
         refuse(w, c, &j, "this worker does not serve it");
     } else {
-        run *r = run_new(&a, &j, ++w->n_runs, c, w->m);
+        run_salt(&w->cluster, &j, model_revision(w->m), engine_kv_name(w->g), salt);
+        run *r = run_new(&a, &j, ++w->n_runs, c, w->m, salt);
         r->last_ms = clock_mono_ms();
         runs_add(w, r);
         reply_frame *f = outbox_add(w->out, j.gateway, j.id, j.attempt, r->number, 0);
@@ -301,6 +305,12 @@ static void measure(worker *w) {
     metric_set(w->m_active, stepper_used(w->runs));
     metric_set(w->m_waiting, count_waiting(w));
     metric_set(w->m_kv_free, engine_kv_tokens_free(w->g));
+    engine_stats now = engine_get_stats(w->g);
+    metric_add(w->m_hits, now.prefix_hits - w->told.prefix_hits);
+    metric_add(w->m_misses, now.prefix_misses - w->told.prefix_misses);
+    metric_add(w->m_evicted, now.prefix_evicted - w->told.prefix_evicted);
+    metric_set(w->m_cached, now.prefix_pages);
+    w->told = now;
 }
 
 static int step(worker *w, err *e) {
@@ -397,6 +407,14 @@ static void open_metrics(worker *w) {
     w->m_waiting = metric_gauge("tiergate_worker_waiting", "", "Claimed jobs that have not begun.");
     w->m_kv_free =
         metric_gauge("tiergate_worker_kv_free_tokens", "", "Positions free in the KV cache.");
+    w->m_hits = metric_counter("tiergate_worker_prefix_hit_pages_total", "",
+                               "Pages of 16 prompt tokens found in the prefix cache.");
+    w->m_misses = metric_counter("tiergate_worker_prefix_miss_pages_total", "",
+                                 "Pages of 16 prompt tokens not found in the prefix cache.");
+    w->m_evicted = metric_counter("tiergate_worker_prefix_evicted_pages_total", "",
+                                  "Pages the prefix cache gave up for other tokens.");
+    w->m_cached =
+        metric_gauge("tiergate_worker_prefix_pages", "", "Pages in the prefix cache, used or not.");
     w->m_step_s = metric_histogram("tiergate_worker_step_seconds", "", "Time of a pass.", bounds,
                                    sizeof bounds / sizeof *bounds);
 }

@@ -27,7 +27,7 @@ static engine_seq *new_seq(engine *g, int choice) {
     err e = {0};
     engine_seq *s;
     sampling_params p = {.top_p = 1, .repetition_penalty = 1, .n_top_logprobs = -1};
-    check(engine_seq_new(g, &p, choice, NULL, 0, 0, &s, &e), &e);
+    check(engine_seq_new(g, &p, choice, NULL, 0, 0, NULL, &s, &e), &e);
     return s;
 }
 

@@ -100,7 +100,7 @@ static engine_seq *new_seq(engine *g, const golden *k, int n, int n_top) {
     err e = {0};
     engine_seq *s;
     sampling_params p = greedy_params(n_top);
-    if (engine_seq_new(g, &p, 0, k->ids, n, 0, &s, &e))
+    if (engine_seq_new(g, &p, 0, k->ids, n, 0, NULL, &s, &e))
         die(k->name, e.message);
     return s;
 }

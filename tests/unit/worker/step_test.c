@@ -28,6 +28,7 @@ typedef struct bench {
     letterbox m;
     run *runs, **last;
     uint64_t n_runs;
+    uint8_t salt[ENGINE_SALT_BYTES]; // of the jobs that are added
     int charged, n_preempted, most_used;
 } bench;
 
@@ -107,7 +108,7 @@ static run *bench_add(bench *b, job *j) {
     static const queue_claimed claimed = {.lane = LANE_INTERACTIVE, .weight = 1};
     arena a; // the job's arrays are the test's
     arena_init(&a);
-    run *r = run_new(&a, j, ++b->n_runs, &claimed, b->s.m);
+    run *r = run_new(&a, j, ++b->n_runs, &claimed, b->s.m, b->salt);
     *b->last = r;
     b->last = &r->next;
     told *t = letterbox_find(&b->m, j->id);
