@@ -121,6 +121,7 @@ class Client(threading.Thread):
         self.plan, self.out, self.stopping, self.pace = plan, out, stopping, pace
         self.random = random.Random(f"{plan['seed']}/{index}")
         self.open = {}
+        self.refused_at = [0.0] * len(plan["ports"])  # of each gateway: when there was no connection to be had
         self.index, self.n = index, 0
 
     def run(self):
@@ -135,11 +136,16 @@ class Client(threading.Thread):
         kind = r.randrange(len(p["kinds"]))
         stream = r.random() < p["streamed"]
         return {
-            "n": f"{self.index}.{self.n}", "gateway": r.randrange(len(p["ports"])), "key": r.randrange(len(p["keys"])),
+            "n": f"{self.index}.{self.n}", "gateway": self.choose_gateway(), "key": r.randrange(len(p["keys"])),
             "kind": kind, "stream": stream, "n_choices": p["kinds"][kind].get("n", 1),
             "max_tokens": ABSENT if r.random() < 0.05 else r.choice(p["max_tokens"]),
             "cancel_at": r.choice([0, 1, 2, 5, 9]) if stream and r.random() < p["cancelled"] else None,
         }
+
+    def choose_gateway(self):
+        """Any, but rather not one that was away a moment ago."""
+        ports = range(len(self.plan["ports"]))
+        return self.random.choice([g for g in ports if time.monotonic() - self.refused_at[g] > 0.5] or ports)
 
     def once(self):
         self.n += 1
@@ -161,6 +167,8 @@ class Client(threading.Thread):
         if connection:
             connection.used_at = x["ended"]
         self.out(x)
+        if x["end"] == "unsent":
+            self.refused_at[x["gateway"]] = time.monotonic()
         if x["end"] not in ("done", "refused") and connection:
             connection.close()
             self.open.pop(x["gateway"], None)

@@ -19,7 +19,7 @@ ELSEWHERE = {  # cells of the design that are shown by other means, or need what
     "poison request": "needs a request that kills its worker; tests/unit/router shows the dead letter",
     "slow reader, zero window": "tests/soak",
     "revocation, quota lowered in mid-stream": "tests/integration",
-    "cross-tenant cache": "there is no cache of prefixes yet",
+    "cross-tenant cache": "tests/unit/engine; timing is not measured here",
     "version N and N+1 side by side": "there is one version",
     "descriptors, memory, threads exhausted": "tests/soak",
     "clock of Redis jumps": "its allocator and libfaketime clash",

@@ -168,7 +168,8 @@ queued_or_running:
         fi }
     :: atomic { alive && !lease -> goto closing }                      /* R4: the incarnation is over */
     :: atomic { alive -> goto redeliver }                              /* R2: silence, right or wrong */
-    :: atomic { alive -> outcome = DROPPED; goto closing }             /* the client went away, or a deadline */
+    :: atomic { alive -> outcome = DROPPED; goto closing }             /* the client went away */
+    :: atomic { alive -> goto closing }                                /* deadline, revoked, no other worker in time */
     :: atomic { !alive -> goto out }
     od;
 
@@ -236,7 +237,7 @@ out:
     skip
 }
 
-/* run_number: no other claim has it. Two of these run: one counts odd numbers, one even ones. */
+/* run_number: worker and run of the product in one, so no other claim has it: one worker counts odd numbers, one even. */
 proctype worker(byte run_number) {
     byte attempt, begin, at;
 
