@@ -3,6 +3,7 @@
 #include "worker/run.h"
 #include <stdlib.h>
 #include <string.h>
+#include "base/log.h"
 
 static void token_append(choice *c, int32_t id) {
     if (c->n == c->cap) {
@@ -63,6 +64,8 @@ run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, co
     return r;
 }
 
+int choice_made(const run *r, const choice *c) { return c->n - r->j.n_prompt; }
+
 void choice_end(run *r, choice *c, engine *g) {
     engine_seq_free(g, c->seq);
     c->seq = NULL;
@@ -72,7 +75,19 @@ void choice_end(run *r, choice *c, engine *g) {
     c->done = true;
 }
 
+// What this run made, for whoever compares the ledger with what workers did.
+static void log_end(const run *r) {
+    int made = 0, had = 0;
+    for (int i = 0; i < r->j.n_choices; i++) {
+        had += r->j.so_far[i].n;
+        made += choice_made(r, &r->choices[i]) - r->j.so_far[i].n;
+    }
+    log_event(LOG_DEBUG, "run.end", "{s:s,s:i,s:I,s:i,s:i}", "request", r->j.id, "attempt",
+              r->j.attempt, "run", (long long)r->number, "had", had, "made", made);
+}
+
 void run_free(run *r, engine *g) {
+    log_end(r);
     for (int i = 0; i < r->j.n_choices; i++) {
         engine_seq_free(g, r->choices[i].seq);
         text_release(&r->choices[i].text);
@@ -81,8 +96,6 @@ void run_free(run *r, engine *g) {
     arena_release(&r->a);
     free(r);
 }
-
-int choice_made(const run *r, const choice *c) { return c->n - r->j.n_prompt; }
 
 static bool ends_answer(const run *r, const model *m, int32_t id) {
     if (r->j.ignore_end)
