@@ -130,18 +130,31 @@ static uint64_t row_bytes(uint32_t type, uint64_t n) {
     }
 }
 
-built_tensor *builder_add_tensor(gguf_builder *b, const char *name, uint32_t type, uint64_t dim0,
-                                 uint64_t dim1, const void *data) {
+static built_tensor *append_tensor(gguf_builder *b, const char *name, uint32_t type, uint64_t dim0,
+                                   uint64_t dim1) {
     if (b->used_tensors == sizeof b->tensors / sizeof b->tensors[0])
         fatal("gguf_builder: too many tensors");
     built_tensor *t = &b->tensors[b->used_tensors++];
     *t = (built_tensor){.type = type, .n_dims = dim1 ? 2 : 1, .dims = {dim0, dim1}};
     buf_puts(&t->name, name);
     t->n_name = t->name.len;
+    return t;
+}
+
+built_tensor *builder_put_tensor(gguf_builder *b, const char *name, uint32_t type, uint64_t dim0,
+                                 uint64_t dim1, const void *data, size_t bytes) {
+    built_tensor *t = append_tensor(b, name, type, dim0, dim1);
+    buf_put(&t->data, data, bytes);
+    return t;
+}
+
+built_tensor *builder_add_tensor(gguf_builder *b, const char *name, uint32_t type, uint64_t dim0,
+                                 uint64_t dim1, const void *data) {
     size_t n = (size_t)(row_bytes(type, dim0) * (dim1 ? dim1 : 1));
     if (data)
-        buf_put(&t->data, data, n);
-    for (size_t i = 0; !data && i < n; i++)
+        return builder_put_tensor(b, name, type, dim0, dim1, data, n);
+    built_tensor *t = append_tensor(b, name, type, dim0, dim1);
+    for (size_t i = 0; i < n; i++)
         buf_put_u8(&t->data, 0);
     return t;
 }
@@ -212,26 +225,26 @@ static void add_floats(gguf_builder *b, const char *name, uint64_t dim0, uint64_
 }
 
 static void add_layer(gguf_builder *b, int layer, const char *arch, uint64_t *state) {
-    const uint64_t q = TINY_HEADS * TINY_HEAD_DIM, kv = TINY_KV_HEADS * TINY_HEAD_DIM;
+    const uint64_t q = SMALL_HEADS * SMALL_HEAD_DIM, kv = SMALL_KV_HEADS * SMALL_HEAD_DIM;
     const struct {
         const char *name;
         uint64_t dim0, dim1;
         const char *arch; // only there; NULL: everywhere
     } rows[] = {
-        {"attn_norm.weight", TINY_DIM, 0, NULL},
-        {"attn_q.weight", TINY_DIM, q, NULL},
-        {"attn_k.weight", TINY_DIM, kv, NULL},
-        {"attn_v.weight", TINY_DIM, kv, NULL},
+        {"attn_norm.weight", SMALL_DIM, 0, NULL},
+        {"attn_q.weight", SMALL_DIM, q, NULL},
+        {"attn_k.weight", SMALL_DIM, kv, NULL},
+        {"attn_v.weight", SMALL_DIM, kv, NULL},
         {"attn_q.bias", q, 0, "qwen2"},
         {"attn_k.bias", kv, 0, "qwen2"},
         {"attn_v.bias", kv, 0, "qwen2"},
-        {"attn_q_norm.weight", TINY_HEAD_DIM, 0, "qwen3"},
-        {"attn_k_norm.weight", TINY_HEAD_DIM, 0, "qwen3"},
-        {"attn_output.weight", q, TINY_DIM, NULL},
-        {"ffn_norm.weight", TINY_DIM, 0, NULL},
-        {"ffn_gate.weight", TINY_DIM, TINY_INTERMEDIATE, NULL},
-        {"ffn_up.weight", TINY_DIM, TINY_INTERMEDIATE, NULL},
-        {"ffn_down.weight", TINY_INTERMEDIATE, TINY_DIM, NULL},
+        {"attn_q_norm.weight", SMALL_HEAD_DIM, 0, "qwen3"},
+        {"attn_k_norm.weight", SMALL_HEAD_DIM, 0, "qwen3"},
+        {"attn_output.weight", q, SMALL_DIM, NULL},
+        {"ffn_norm.weight", SMALL_DIM, 0, NULL},
+        {"ffn_gate.weight", SMALL_DIM, SMALL_INTERMEDIATE, NULL},
+        {"ffn_up.weight", SMALL_DIM, SMALL_INTERMEDIATE, NULL},
+        {"ffn_down.weight", SMALL_INTERMEDIATE, SMALL_DIM, NULL},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         char name[64];
@@ -245,12 +258,12 @@ static void add_layer(gguf_builder *b, int layer, const char *arch, uint64_t *st
 
 static void add_embedding(gguf_builder *b, uint64_t n_vocab, uint64_t *state) {
     buf data = {0};
-    for (uint64_t i = 0; i < n_vocab * (TINY_DIM / 32); i++) {
+    for (uint64_t i = 0; i < n_vocab * (SMALL_DIM / 32); i++) {
         buf_put_u16(&data, 0x2000); // 2^-7 in binary16
         for (int j = 0; j < 32; j++)
             buf_put_u8(&data, (uint8_t)draw(state));
     }
-    builder_add_tensor(b, "token_embd.weight", 8, TINY_DIM, n_vocab, data.data);
+    builder_add_tensor(b, "token_embd.weight", 8, SMALL_DIM, n_vocab, data.data);
     buf_release(&data);
 }
 
@@ -304,14 +317,14 @@ static size_t add_vocabulary(gguf_builder *b) {
     return n;
 }
 
-void builder_tiny_model(gguf_builder *b, const char *arch, uint64_t seed) {
+void builder_small_model(gguf_builder *b, const char *arch, uint64_t seed) {
     static const struct {
         const char *suffix;
         uint32_t value;
     } numbers[] = {
-        {"block_count", TINY_LAYERS},         {"context_length", TINY_CONTEXT},
-        {"embedding_length", TINY_DIM},       {"feed_forward_length", TINY_INTERMEDIATE},
-        {"attention.head_count", TINY_HEADS}, {"attention.head_count_kv", TINY_KV_HEADS},
+        {"block_count", SMALL_LAYERS},         {"context_length", SMALL_CONTEXT},
+        {"embedding_length", SMALL_DIM},       {"feed_forward_length", SMALL_INTERMEDIATE},
+        {"attention.head_count", SMALL_HEADS}, {"attention.head_count_kv", SMALL_KV_HEADS},
     };
     char key[64];
     builder_string(b, "general.architecture", arch);
@@ -326,7 +339,7 @@ void builder_tiny_model(gguf_builder *b, const char *arch, uint64_t seed) {
     builder_f32(b, key, 10000);
     size_t n_vocab = add_vocabulary(b);
     add_embedding(b, n_vocab, &seed);
-    add_floats(b, "output_norm.weight", TINY_DIM, 0, 1.0f, 0.2f, &seed);
-    for (int i = 0; i < TINY_LAYERS; i++)
+    add_floats(b, "output_norm.weight", SMALL_DIM, 0, 1.0f, 0.2f, &seed);
+    for (int i = 0; i < SMALL_LAYERS; i++)
         add_layer(b, i, arch, &seed);
 }

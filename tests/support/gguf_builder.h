@@ -55,6 +55,9 @@ void builder_remove_key(gguf_builder *b, const char *key);
 built_tensor *builder_tensor(gguf_builder *b, const char *name); // NULL: none
 built_tensor *builder_add_tensor(gguf_builder *b, const char *name, uint32_t type, uint64_t dim0,
                                  uint64_t dim1, const void *data);
+// Any type: data has `bytes` bytes and is copied. dim1 0: a vector.
+built_tensor *builder_put_tensor(gguf_builder *b, const char *name, uint32_t type, uint64_t dim0,
+                                 uint64_t dim1, const void *data, size_t bytes);
 void builder_remove_tensor(gguf_builder *b, const char *name);
 
 void gguf_builder_write(const gguf_builder *b, buf *out); // appends the file
@@ -62,13 +65,13 @@ void gguf_builder_write(const gguf_builder *b, buf *out); // appends the file
 // A whole little model with a byte-level BPE vocabulary (pre "gpt-2", ChatML's control tokens) and
 // weights drawn from seed: 2 layers of width 32, 4 query and 2 KV heads of 8, feed-forward 64,
 // context 256, Q8_0 embedding (tied), F32 elsewhere. arch: "llama", "qwen2" or "qwen3".
-void builder_tiny_model(gguf_builder *b, const char *arch, uint64_t seed);
-#define TINY_LAYERS 2
-#define TINY_DIM 32
-#define TINY_HEADS 4
-#define TINY_KV_HEADS 2
-#define TINY_HEAD_DIM 8
-#define TINY_INTERMEDIATE 64
-#define TINY_CONTEXT 256
+void builder_small_model(gguf_builder *b, const char *arch, uint64_t seed);
+#define SMALL_LAYERS 2
+#define SMALL_DIM 32
+#define SMALL_HEADS 4
+#define SMALL_KV_HEADS 2
+#define SMALL_HEAD_DIM 8
+#define SMALL_INTERMEDIATE 64
+#define SMALL_CONTEXT 256
 
 #endif

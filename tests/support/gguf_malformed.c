@@ -41,7 +41,7 @@ const malformed *malformed_at(size_t i) {
 void malformed_write(const malformed *m, buf *out) {
     gguf_builder b;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, m->arch ? m->arch : "llama", 1);
+    builder_small_model(&b, m->arch ? m->arch : "llama", 1);
     if (m->edit)
         m->edit(&b, m);
     gguf_builder_write(&b, out);

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include "tests/support/gguf_writer.h"
+#include "tests/support/gguf_builder.h"
 
 #define FORMAT(name_, type_)                                                                       \
     {                                                                                              \
@@ -114,7 +114,7 @@ static void fill_value(weight_type type, uint8_t *to, uint64_t *s) {
         put16(to, type == WT_F16 ? half(s, -4, v < 0) : (uint16_t)(bits >> 16));
 }
 
-static void put_matrix(gguf_writer *w, const tiny_model *t, const char *name, weight_type type,
+static void put_matrix(gguf_builder *file, const tiny_model *t, const char *name, weight_type type,
                        int n_in, int n_out) {
     uint64_t s = seed_of(t->name, name);
     int n_values = 1, n_bytes = 0;
@@ -130,17 +130,18 @@ static void put_matrix(gguf_writer *w, const tiny_model *t, const char *name, we
             fill_block(b, data + i * size, n_bytes, &s);
         else
             fill_value(type, data + i * size, &s);
-    gguf_put_tensor(w, name, type, (uint64_t)n_in, (uint64_t)n_out, data, n_blocks * size);
+    builder_put_tensor(file, name, type, (uint64_t)n_in, (uint64_t)n_out, data, n_blocks * size);
     free(data);
 }
 
 // Around `middle`: 1 for gains, 0 for biases.
-static void put_vector(gguf_writer *w, const tiny_model *t, const char *name, int n, float middle) {
+static void put_vector(gguf_builder *file, const tiny_model *t, const char *name, int n,
+                       float middle) {
     uint64_t s = seed_of(t->name, name);
     float values[1024];
     for (int i = 0; i < n; i++)
         values[i] = middle + 0.5f * uniform(&s);
-    gguf_put_tensor(w, name, WT_F32, (uint64_t)n, 0, values, (size_t)n * sizeof *values);
+    builder_put_tensor(file, name, WT_F32, (uint64_t)n, 0, values, (size_t)n * sizeof *values);
 }
 
 // ---- the model
@@ -152,16 +153,16 @@ static const char *key(const tiny_model *t, const char *suffix) {
     return text;
 }
 
-static void put_scaling(gguf_writer *w, const tiny_model *t) {
+static void put_scaling(gguf_builder *file, const tiny_model *t) {
     if (t->scaling == ROPE_NONE || t->scaling == ROPE_LLAMA3)
         return;
-    gguf_put_string(w, key(t, "rope.scaling.type"), t->scaling == ROPE_YARN ? "yarn" : "linear");
-    gguf_put_f32(w, key(t, "rope.scaling.factor"), TINY_FACTOR);
-    gguf_put_u32(w, key(t, "rope.scaling.original_context_length"), TINY_ORIGINAL);
+    builder_string(file, key(t, "rope.scaling.type"), t->scaling == ROPE_YARN ? "yarn" : "linear");
+    builder_f32(file, key(t, "rope.scaling.factor"), TINY_FACTOR);
+    builder_u32(file, key(t, "rope.scaling.original_context_length"), TINY_ORIGINAL);
 }
 
 // Llama 3.1's divisors, as converters write them.
-static void put_rope_freqs(gguf_writer *w, const tiny_model *t) {
+static void put_rope_freqs(gguf_builder *file, const tiny_model *t) {
     float divisors[128];
     for (int i = 0; i < t->head_dim / 2; i++) {
         double wavelength = 2 * M_PI * pow(10000.0, 2.0 * i / t->head_dim);
@@ -171,12 +172,12 @@ static void put_rope_freqs(gguf_writer *w, const tiny_model *t) {
                               : wavelength > low ? TINY_FACTOR
                                                  : 1 / ((1 - smooth) / TINY_FACTOR + smooth));
     }
-    gguf_put_tensor(w, "rope_freqs.weight", WT_F32, (uint64_t)t->head_dim / 2, 0, divisors,
-                    (size_t)t->head_dim / 2 * sizeof *divisors);
+    builder_put_tensor(file, "rope_freqs.weight", WT_F32, (uint64_t)t->head_dim / 2, 0, divisors,
+                       (size_t)t->head_dim / 2 * sizeof *divisors);
 }
 
 // 256 bytes in GPT-2's alphabet and 32 control tokens.
-static void put_tokenizer(gguf_writer *w) {
+static void put_tokenizer(gguf_builder *file) {
     static char names[TINY_VOCAB][16];
     const char *tokens[TINY_VOCAB];
     int32_t types[TINY_VOCAB];
@@ -193,70 +194,74 @@ static void put_tokenizer(gguf_writer *w) {
         types[i] = i >= 256 ? 3 : 1;
     }
     static const char *const merges[] = {"a b"};
-    gguf_put_string(w, "tokenizer.ggml.model", "gpt2");
-    gguf_put_string(w, "tokenizer.ggml.pre", "qwen2");
-    gguf_put_strings(w, "tokenizer.ggml.tokens", tokens, TINY_VOCAB);
-    gguf_put_i32s(w, "tokenizer.ggml.token_type", types, TINY_VOCAB);
-    gguf_put_strings(w, "tokenizer.ggml.merges", merges, 0);
-    gguf_put_u32(w, "tokenizer.ggml.eos_token_id", 256);
+    builder_string(file, "tokenizer.ggml.model", "gpt2");
+    builder_string(file, "tokenizer.ggml.pre", "qwen2");
+    builder_strings(file, "tokenizer.ggml.tokens", tokens, TINY_VOCAB);
+    builder_i32s(file, "tokenizer.ggml.token_type", types, TINY_VOCAB);
+    builder_strings(file, "tokenizer.ggml.merges", merges, 0);
+    builder_u32(file, "tokenizer.ggml.eos_token_id", 256);
 }
 
-static void put_keys(gguf_writer *w, const tiny_model *t) {
+static void put_keys(gguf_builder *file, const tiny_model *t) {
     static const char *const arch[] = {"llama", "qwen2", "qwen3"};
-    gguf_put_string(w, "general.architecture", arch[t->arch]);
-    gguf_put_string(w, "general.name", t->name);
-    gguf_put_u32(w, key(t, "block_count"), TINY_LAYERS);
-    gguf_put_u32(w, key(t, "context_length"), TINY_CONTEXT);
-    gguf_put_u32(w, key(t, "embedding_length"), (uint32_t)t->dim);
-    gguf_put_u32(w, key(t, "feed_forward_length"), (uint32_t)t->intermediate);
-    gguf_put_u32(w, key(t, "attention.head_count"), (uint32_t)t->n_heads);
-    gguf_put_u32(w, key(t, "attention.head_count_kv"), (uint32_t)t->n_kv_heads);
-    gguf_put_u32(w, key(t, "attention.key_length"), (uint32_t)t->head_dim);
-    gguf_put_u32(w, key(t, "attention.value_length"), (uint32_t)t->head_dim);
-    gguf_put_f32(w, key(t, "attention.layer_norm_rms_epsilon"), 1e-5f);
-    gguf_put_f32(w, key(t, "rope.freq_base"), 10000);
-    put_scaling(w, t);
-    put_tokenizer(w);
+    builder_string(file, "general.architecture", arch[t->arch]);
+    builder_string(file, "general.name", t->name);
+    builder_u32(file, key(t, "block_count"), TINY_LAYERS);
+    builder_u32(file, key(t, "context_length"), TINY_CONTEXT);
+    builder_u32(file, key(t, "embedding_length"), (uint32_t)t->dim);
+    builder_u32(file, key(t, "feed_forward_length"), (uint32_t)t->intermediate);
+    builder_u32(file, key(t, "attention.head_count"), (uint32_t)t->n_heads);
+    builder_u32(file, key(t, "attention.head_count_kv"), (uint32_t)t->n_kv_heads);
+    builder_u32(file, key(t, "attention.key_length"), (uint32_t)t->head_dim);
+    builder_u32(file, key(t, "attention.value_length"), (uint32_t)t->head_dim);
+    builder_f32(file, key(t, "attention.layer_norm_rms_epsilon"), 1e-5f);
+    builder_f32(file, key(t, "rope.freq_base"), 10000);
+    put_scaling(file, t);
+    put_tokenizer(file);
 }
 
-static void put_layer(gguf_writer *w, const tiny_model *t, int i) {
+static void put_layer(gguf_builder *file, const tiny_model *t, int i) {
     char name[64];
     int q = t->n_heads * t->head_dim, kv = t->n_kv_heads * t->head_dim;
 #define NAMED(suffix) (snprintf(name, sizeof name, "blk.%d." suffix, i), name)
-    put_vector(w, t, NAMED("attn_norm.weight"), t->dim, 1);
-    put_matrix(w, t, NAMED("attn_q.weight"), t->type, t->dim, q);
-    put_matrix(w, t, NAMED("attn_k.weight"), t->type, t->dim, kv);
-    put_matrix(w, t, NAMED("attn_v.weight"), t->down, t->dim, kv);
+    put_vector(file, t, NAMED("attn_norm.weight"), t->dim, 1);
+    put_matrix(file, t, NAMED("attn_q.weight"), t->type, t->dim, q);
+    put_matrix(file, t, NAMED("attn_k.weight"), t->type, t->dim, kv);
+    put_matrix(file, t, NAMED("attn_v.weight"), t->down, t->dim, kv);
     if (t->arch == ARCH_QWEN2) {
-        put_vector(w, t, NAMED("attn_q.bias"), q, 0);
-        put_vector(w, t, NAMED("attn_k.bias"), kv, 0);
-        put_vector(w, t, NAMED("attn_v.bias"), kv, 0);
+        put_vector(file, t, NAMED("attn_q.bias"), q, 0);
+        put_vector(file, t, NAMED("attn_k.bias"), kv, 0);
+        put_vector(file, t, NAMED("attn_v.bias"), kv, 0);
     }
     if (t->arch == ARCH_QWEN3) {
-        put_vector(w, t, NAMED("attn_q_norm.weight"), t->head_dim, 1);
-        put_vector(w, t, NAMED("attn_k_norm.weight"), t->head_dim, 1);
+        put_vector(file, t, NAMED("attn_q_norm.weight"), t->head_dim, 1);
+        put_vector(file, t, NAMED("attn_k_norm.weight"), t->head_dim, 1);
     }
-    put_matrix(w, t, NAMED("attn_output.weight"), t->type, q, t->dim);
-    put_vector(w, t, NAMED("ffn_norm.weight"), t->dim, 1);
-    put_matrix(w, t, NAMED("ffn_gate.weight"), t->type, t->dim, t->intermediate);
-    put_matrix(w, t, NAMED("ffn_up.weight"), t->type, t->dim, t->intermediate);
-    put_matrix(w, t, NAMED("ffn_down.weight"), t->down, t->intermediate, t->dim);
+    put_matrix(file, t, NAMED("attn_output.weight"), t->type, q, t->dim);
+    put_vector(file, t, NAMED("ffn_norm.weight"), t->dim, 1);
+    put_matrix(file, t, NAMED("ffn_gate.weight"), t->type, t->dim, t->intermediate);
+    put_matrix(file, t, NAMED("ffn_up.weight"), t->type, t->dim, t->intermediate);
+    put_matrix(file, t, NAMED("ffn_down.weight"), t->down, t->intermediate, t->dim);
 #undef NAMED
 }
 
 void tiny_model_bytes(const tiny_model *t, buf *out) {
-    gguf_writer *w = gguf_writer_new();
-    put_keys(w, t);
-    put_matrix(w, t, "token_embd.weight", t->embed, t->dim, TINY_VOCAB);
-    put_vector(w, t, "output_norm.weight", t->dim, 1);
+    gguf_builder *file = calloc(1, sizeof *file);
+    if (!file)
+        abort();
+    gguf_builder_init(file);
+    put_keys(file, t);
+    put_matrix(file, t, "token_embd.weight", t->embed, t->dim, TINY_VOCAB);
+    put_vector(file, t, "output_norm.weight", t->dim, 1);
     if (!t->tied)
-        put_matrix(w, t, "output.weight", t->embed, t->dim, TINY_VOCAB);
+        put_matrix(file, t, "output.weight", t->embed, t->dim, TINY_VOCAB);
     if (t->scaling == ROPE_LLAMA3)
-        put_rope_freqs(w, t);
+        put_rope_freqs(file, t);
     for (int i = 0; i < TINY_LAYERS; i++)
-        put_layer(w, t, i);
-    gguf_writer_bytes(w, out);
-    gguf_writer_free(w);
+        put_layer(file, t, i);
+    gguf_builder_write(file, out);
+    gguf_builder_release(file);
+    free(file);
 }
 
 int tiny_model_file(const tiny_model *t) {

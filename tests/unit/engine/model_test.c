@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "kernels/ops.h"
-#include "tests/support/gguf_writer.h"
+#include "tests/support/gguf_as_f32.h"
 #include "tests/support/golden.h"
 
 #define FIXTURE "tests/fixtures/model/smollm2.json"

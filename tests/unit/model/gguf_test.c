@@ -301,7 +301,7 @@ static void a_model_cut_anywhere_is_refused(void **state) {
     err e;
     gguf_builder made;
     gguf_builder_init(&made);
-    builder_tiny_model(&made, "qwen3", 1);
+    builder_small_model(&made, "qwen3", 1);
     gguf_builder_write(&made, &b);
     // Every byte of the head, then in strides: the data only has a size.
     for (size_t n = 0; n < b.len; n += n < 8192 ? 1 : 101)
@@ -344,7 +344,7 @@ static void damaged_files_never_do_harm(void **state) {
     gguf_builder made;
     size_t n_opened = 0, n_rounds = 12000;
     gguf_builder_init(&made);
-    builder_tiny_model(&made, "llama", 1);
+    builder_small_model(&made, "llama", 1);
     gguf_builder_write(&made, &tiny);
     small_file(&small);
     for (size_t i = 0; i < n_rounds; i++) {

@@ -40,16 +40,16 @@ static void each_architecture_yields_its_shape(void **state) {
         gguf_builder b;
         model_shape s;
         gguf_builder_init(&b);
-        builder_tiny_model(&b, model_arch_name((model_arch)a), 1);
+        builder_small_model(&b, model_arch_name((model_arch)a), 1);
         shape_ok(&b, &s);
         assert_int_equal(s.arch, a);
-        assert_int_equal(s.n_layers, TINY_LAYERS);
-        assert_int_equal(s.dim, TINY_DIM);
-        assert_int_equal(s.n_heads, TINY_HEADS);
-        assert_int_equal(s.n_kv_heads, TINY_KV_HEADS);
-        assert_int_equal(s.head_dim, TINY_HEAD_DIM);
-        assert_int_equal(s.intermediate, TINY_INTERMEDIATE);
-        assert_int_equal(s.context, TINY_CONTEXT);
+        assert_int_equal(s.n_layers, SMALL_LAYERS);
+        assert_int_equal(s.dim, SMALL_DIM);
+        assert_int_equal(s.n_heads, SMALL_HEADS);
+        assert_int_equal(s.n_kv_heads, SMALL_KV_HEADS);
+        assert_int_equal(s.head_dim, SMALL_HEAD_DIM);
+        assert_int_equal(s.intermediate, SMALL_INTERMEDIATE);
+        assert_int_equal(s.context, SMALL_CONTEXT);
         assert_int_equal(s.n_vocab, 265);
         assert_true(s.rms_eps == 1e-5f && s.rope_base == 10000);
         assert_int_equal(s.scaling, ROPE_NONE);
@@ -64,24 +64,24 @@ static void absent_optional_keys_have_their_defaults(void **state) {
     gguf_builder b;
     model_shape s;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
+    builder_small_model(&b, "llama", 1);
     builder_remove_key(&b, "llama.rope.freq_base");
     shape_ok(&b, &s);
     assert_true(s.rope_base == 10000);
     assert_true(s.rope_factor == 1 && s.rope_attn_factor == 1);
-    assert_int_equal(s.rope_original_context, TINY_CONTEXT);
+    assert_int_equal(s.rope_original_context, SMALL_CONTEXT);
     builder_remove_key(&b, "llama.attention.head_count_kv"); // as many as query heads
-    for (int i = 0; i < TINY_LAYERS; i++) {
+    for (int i = 0; i < SMALL_LAYERS; i++) {
         char name[64];
         snprintf(name, sizeof name, "blk.%d.attn_k.weight", i);
         builder_remove_tensor(&b, name);
-        builder_add_tensor(&b, name, 0, TINY_DIM, TINY_DIM, NULL);
+        builder_add_tensor(&b, name, 0, SMALL_DIM, SMALL_DIM, NULL);
         snprintf(name, sizeof name, "blk.%d.attn_v.weight", i);
         builder_remove_tensor(&b, name);
-        builder_add_tensor(&b, name, 0, TINY_DIM, TINY_DIM, NULL);
+        builder_add_tensor(&b, name, 0, SMALL_DIM, SMALL_DIM, NULL);
     }
     shape_ok(&b, &s);
-    assert_int_equal(s.n_kv_heads, TINY_HEADS);
+    assert_int_equal(s.n_kv_heads, SMALL_HEADS);
     gguf_builder_release(&b);
 }
 
@@ -90,10 +90,10 @@ static void key_length_sets_the_width_of_heads(void **state) {
     gguf_builder b;
     model_shape s;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "qwen3", 1);
+    builder_small_model(&b, "qwen3", 1);
     builder_u32(&b, "qwen3.attention.key_length", 16);
     builder_u32(&b, "qwen3.attention.value_length", 16);
-    for (int i = 0; i < TINY_LAYERS; i++) {
+    for (int i = 0; i < SMALL_LAYERS; i++) {
         static const struct {
             const char *name;
             uint64_t dim0, dim1;
@@ -117,7 +117,7 @@ static void rope_scaling_is_read_in_all_its_spellings(void **state) {
     gguf_builder b;
     model_shape s;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
+    builder_small_model(&b, "llama", 1);
     builder_string(&b, "llama.rope.scaling.type", "none");
     shape_ok(&b, &s);
     assert_int_equal(s.scaling, ROPE_NONE);
@@ -138,8 +138,8 @@ static void rope_scaling_is_read_in_all_its_spellings(void **state) {
     assert_int_equal(s.scaling, ROPE_LINEAR);
     assert_true(s.rope_factor == 2);
     builder_remove_key(&b, "llama.rope.scale_linear");
-    const float divisors[TINY_HEAD_DIM / 2] = {1, 2, 4, 8};
-    builder_add_tensor(&b, "rope_freqs.weight", 0, TINY_HEAD_DIM / 2, 0, divisors);
+    const float divisors[SMALL_HEAD_DIM / 2] = {1, 2, 4, 8};
+    builder_add_tensor(&b, "rope_freqs.weight", 0, SMALL_HEAD_DIM / 2, 0, divisors);
     shape_ok(&b, &s);
     assert_int_equal(s.scaling, ROPE_LLAMA3);
     gguf_builder_release(&b);
@@ -150,8 +150,8 @@ static void an_output_matrix_of_its_own_is_seen(void **state) {
     gguf_builder b;
     model_shape s;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
-    builder_add_tensor(&b, "output.weight", 1, TINY_DIM, 265, NULL);
+    builder_small_model(&b, "llama", 1);
+    builder_add_tensor(&b, "output.weight", 1, SMALL_DIM, 265, NULL);
     shape_ok(&b, &s);
     assert_false(s.tied_head);
     gguf_builder_release(&b);
@@ -163,8 +163,8 @@ static void a_llama_with_biases_on_all_layers_opens(void **state) {
     model_shape s;
     err e;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
-    for (int i = 0; i < TINY_LAYERS; i++)
+    builder_small_model(&b, "llama", 1);
+    for (int i = 0; i < SMALL_LAYERS; i++)
         for (const char *p = "qkv"; *p; p++) {
             char name[64];
             snprintf(name, sizeof name, "blk.%d.attn_%c.bias", i, *p);
@@ -183,13 +183,13 @@ static void harmless_values_of_foreign_keys_are_accepted(void **state) {
     gguf_builder b;
     model_shape s;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
+    builder_small_model(&b, "llama", 1);
     builder_u32(&b, "llama.expert_count", 0);
     builder_bool(&b, "llama.attention.causal", true);
     builder_f32(&b, "llama.rope.scaling.yarn_beta_fast", 32);
-    builder_u32(&b, "llama.attention.sliding_window", TINY_CONTEXT);
+    builder_u32(&b, "llama.attention.sliding_window", SMALL_CONTEXT);
     builder_u32(&b, "llama.vocab_size", 265);
-    builder_u32(&b, "llama.rope.dimension_count", TINY_HEAD_DIM);
+    builder_u32(&b, "llama.rope.dimension_count", SMALL_HEAD_DIM);
     builder_string(&b, "general.type", "model");
     builder_u32(&b, "split.count", 1);
     builder_string(&b, "some.key.of.another.tool", "whatever");
@@ -222,7 +222,7 @@ static void an_open_model_offers_all_its_parts(void **state) {
     char path[] = "/tmp/tiergate-model-XXXXXX";
     gguf_builder b;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
+    builder_small_model(&b, "llama", 1);
     write_model(path, &b);
     model *m = open_ok(path, NULL);
     assert_string_equal(model_file_name(m), "Tiny");
@@ -248,7 +248,7 @@ static void an_unknown_template_name_is_refused_with_the_known_ones(void **state
     model *m = NULL;
     err e = {0};
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
+    builder_small_model(&b, "llama", 1);
     write_model(path, &b);
     assert_int_equal(model_open(path, "vicuna", &m, &e), -1);
     assert_int_equal(e.code, ERR_UNSUPPORTED);
@@ -267,7 +267,7 @@ static void an_unknown_template_in_the_file_fails_opening_but_not_the_check(void
     buf summary = {0};
     err e = {0};
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
+    builder_small_model(&b, "llama", 1);
     builder_string(&b, "tokenizer.chat_template", "{{ what is this }}");
     write_model(path, &b);
     assert_int_equal(model_open(path, "", &m, &e), -1);
@@ -287,7 +287,7 @@ static void names_that_cannot_be_shown_give_way_to_the_files_stem(void **state) 
         char path[] = "/tmp/tiergate-model-XXXXXX";
         gguf_builder b;
         gguf_builder_init(&b);
-        builder_tiny_model(&b, "llama", 1);
+        builder_small_model(&b, "llama", 1);
         builder_string(&b, "general.name", names[i]);
         write_model(path, &b);
         model *m = open_ok(path, NULL);
@@ -305,7 +305,7 @@ static void the_revision_follows_the_metadata(void **state) {
         char path[] = "/tmp/tiergate-model-XXXXXX";
         gguf_builder b;
         gguf_builder_init(&b);
-        builder_tiny_model(&b, "llama", 1);
+        builder_small_model(&b, "llama", 1);
         if (i == 2)
             builder_string(&b, "general.name", "Tinz");
         write_model(path, &b);
@@ -334,7 +334,7 @@ static void a_flipped_byte_of_a_weight_changes_the_revision(void **state) {
     char before[33], after[33];
     gguf_builder b;
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "llama", 1);
+    builder_small_model(&b, "llama", 1);
     size_t n_large = builder_add_tensor(&b, "output.weight", 0, 32, 265, NULL)->data.len;
     assert_true(n_large > 2 * 4096 + 14 * 256);
     revision_of(&b, before);
@@ -374,7 +374,7 @@ static void the_summary_says_what_the_model_is(void **state) {
     buf summary = {0};
     err e = {0};
     gguf_builder_init(&b);
-    builder_tiny_model(&b, "qwen2", 1);
+    builder_small_model(&b, "qwen2", 1);
     builder_string(&b, "qwen2.rope.scaling.type", "yarn");
     builder_f32(&b, "qwen2.rope.scaling.factor", 4);
     write_model(path, &b);
