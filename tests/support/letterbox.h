@@ -26,6 +26,7 @@ typedef struct told { // of one request
     char id[ID_UUID_TEXT];
     uint64_t run;
     int n_claims, n_holds, n_refused, n_prefilled, queue_ms;
+    int cached; // as said with PREFILLED
     int64_t engine_us;
     told_choice choices[JOB_CHOICES];
 } told;

@@ -1,9 +1,7 @@
 // Planning and running passes with a tiny model: whatever stands beside a choice, wherever its
 // prompt is cut, and however often it loses its place, its tokens are those it gets alone.
-#include "worker/step.h"
-#include "base/clock.h"
-#include "tests/support/letterbox.h"
 #include "tests/support/servers.h"
+#include "tests/support/step_bench.h"
 #include "tests/support/tiny_model.h"
 #include <math.h>
 #include <setjmp.h>
@@ -15,211 +13,22 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-enum { ROOMY = 4096 }; // positions of KV that are never short
-
-static model *tiny;
-static int32_t prompt[512]; // ordinary bytes
-
-typedef struct bench {
-    engine *g;
-    stepper s;
-    outbox *o;
-    redis *r;
-    letterbox m;
-    run *runs, **last;
-    uint64_t n_runs;
-    uint8_t salt[ENGINE_SALT_BYTES]; // of the jobs that are added
-    int charged, n_preempted, most_used;
-} bench;
-
-static int open_model(void **state) {
-    (void)state;
-    char path[64];
-    err e = {0};
-    int fd = tiny_model_file(tiny_model_find("llama"));
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (model_open(path, "", &tiny, &e))
-        fail_msg("%s", e.message);
-    close(fd);
-    for (int i = 0; i < 512; i++)
-        prompt[i] = 97 + (i * 7 + i / 5) % 26;
-    return 0;
-}
-
-static int close_model(void **state) {
-    (void)state;
-    model_close(tiny);
-    return 0;
-}
-
-// ---- a bench: an engine, a stepper and a gateway's letterbox
-
-static void open_engine(bench *b, const model *m, int slots, int step_tokens, size_t kv_bytes) {
-    err e = {0};
-    engine_config c = {.n_threads = 1,
-                       .max_seqs = slots,
-                       .max_rows = step_tokens < slots ? slots : step_tokens,
-                       .kv_bytes = kv_bytes};
-    if (engine_open(m, &c, &b->g, &e))
-        fail_msg("%s", e.message);
-}
-
-// Bytes that a position takes in the KV cache depend on the backend: a first engine tells.
-static void bench_open_model(bench *b, const model *m, int slots, int step_tokens, int kv_tokens) {
-    static uint64_t gateway = 100;
-    static size_t position_bytes;
-    err e = {0};
-    *b = (bench){.last = &b->runs};
-    if (!position_bytes) {
-        open_engine(b, m, 1, 1, 4 << 20);
-        position_bytes = (4 << 20) / (size_t)engine_kv_tokens_free(b->g);
-        engine_close(b->g);
-    }
-    open_engine(b, m, slots, step_tokens, position_bytes * (size_t)kv_tokens);
-    assert_int_equal(engine_kv_tokens_free(b->g), kv_tokens);
-    if (redis_connect(test_redis()->address, 2000, &b->r, &e))
-        fail_msg("%s", e.message);
-    stepper_init(&b->s, b->g, m, slots, step_tokens);
-    b->o = outbox_new(7);
-    letterbox_open(&b->m, test_redis()->address, ++gateway);
-}
-
-static void bench_open(bench *b, int slots, int step_tokens, int kv_tokens) {
-    bench_open_model(b, tiny, slots, step_tokens, kv_tokens);
-}
-
-static void bench_close(bench *b) {
-    while (b->runs) {
-        run *r = b->runs;
-        b->runs = r->next;
-        run_free(r, b->g);
-    }
-    outbox_free(b->o);
-    stepper_release(&b->s);
-    engine_close(b->g);
-    redis_close(b->r);
-    letterbox_close(&b->m);
-}
-
-// The job becomes this bench's gateway's.
-static run *bench_add(bench *b, job *j) {
-    j->gateway = b->m.gateway;
-
-    static const queue_claimed claimed = {.lane = LANE_INTERACTIVE, .weight = 1};
-    arena a; // the job's arrays are the test's
-    arena_init(&a);
-    run *r = run_new(&a, j, ++b->n_runs, &claimed, b->s.m, b->salt);
-    *b->last = r;
-    b->last = &r->next;
-    told *t = letterbox_find(&b->m, j->id);
-    for (int i = 0; i < j->n_choices; i++)
-        t->choices[i].n = j->so_far[i].n;
-    return r;
-}
-
-static void gone(void *ctx, uint64_t gateway) {
-    (void)ctx, (void)gateway;
-    fail_msg("the letterbox is there");
-}
-
-static void charge(void *ctx, const run *r, int n) {
-    (void)r;
-    *(int *)ctx += n;
-}
-
-static uint64_t seats(const bench *b, int *used) { // who has a place, as bits
-    uint64_t bits = 0;
-    int at = 0;
-    *used = 0;
-    for (const run *r = b->runs; r; r = r->next)
-        for (int i = 0; i < r->j.n_choices; i++, at++)
-            if (r->choices[i].seq) {
-                bits |= 1ull << at;
-                ++*used;
-            }
-    return bits;
-}
-
-static void bench_step(bench *b) {
-    err e = {0};
-    int used, before;
-    uint64_t had = seats(b, &before);
-    int live = 0;
-    if (stepper_step(&b->s, b->runs, b->o, charge, &b->charged, &e) ||
-        outbox_send(b->o, b->r, gone, NULL, &e))
-        fail_msg("%s", e.message);
-    uint64_t has = seats(b, &used);
-    int at = 0;
-    for (const run *r = b->runs; r; r = r->next) {
-        live += r->n_live;
-        for (int i = 0; i < r->j.n_choices; i++, at++)
-            b->n_preempted += had >> at & 1 && !(has >> at & 1) && !r->choices[i].done;
-    }
-    b->most_used = used > b->most_used ? used : b->most_used;
-    assert_true(live >= used);
-}
-
-static void bench_run(bench *b) {
-    for (int steps = 0;; steps++) {
-        int live = 0;
-        for (const run *r = b->runs; r; r = r->next)
-            live += r->n_live;
-        if (!live)
-            break;
-        assert_in_range(steps, 0, 5000);
-        bench_step(b);
-    }
-    letterbox_read(&b->m);
-}
-
-static told *bench_told(bench *b, const job *j) { return letterbox_find(&b->m, j->id); }
-
-// ---- comparing
-
-static void same_choice(const told_choice *a, const told_choice *b) {
-    assert_int_equal(a->n, b->n);
-    assert_memory_equal(a->ids, b->ids, (size_t)a->n * sizeof *a->ids);
-    assert_int_equal(a->finish, b->finish);
-    assert_int_equal(a->text.len, b->text.len);
-    if (a->text.len)
-        assert_memory_equal(a->text.data, b->text.data, a->text.len);
-}
-
-static void same_told(const told *a, const told *b, int n_choices) {
-    for (int i = 0; i < n_choices; i++)
-        same_choice(&a->choices[i], &b->choices[i]);
-}
-
-// What a job gets in an engine of its own, with no fork and its prompt in one piece.
-static void alone(bench *b, job *j) {
-    bench_open(b, 1, 512, ROOMY);
-    bench_add(b, j);
-    bench_run(b);
-}
-
-static job sampled(const letterbox *m, int number, int from, int n_prompt, int max_tokens) {
-    job j = letterbox_job(m, number, prompt + from, n_prompt, max_tokens);
-    j.sampling.temperature = 1;
-    j.sampling.seed = (uint64_t)number;
-    return j;
-}
-
 // ---- side by side
 
 static void sequences_side_by_side_get_what_each_gets_alone(void **state) {
     (void)state;
     bench b, one;
-    bench_open(&b, 4, 8, ROOMY); // prompts come in chunks of what is left of 8
-    job j[3] = {sampled(&b.m, 1, 0, 50, 30), sampled(&b.m, 2, 9, 1, 60),
-                sampled(&b.m, 3, 30, 23, 20)};
+    bench_open(&b, 4, 8, BENCH_ROOMY); // prompts come in chunks of what is left of 8
+    job j[3] = {bench_job(&b.m, 1, 0, 50, 30), bench_job(&b.m, 2, 9, 1, 60),
+                bench_job(&b.m, 3, 30, 23, 20)};
     for (int i = 0; i < 3; i++)
         bench_add(&b, &j[i]);
     bench_run(&b);
     assert_int_equal(b.charged, 30 + 60 + 20);
     assert_int_equal(b.most_used, 3);
     for (int i = 0; i < 3; i++) {
-        alone(&one, &j[i]);
-        same_told(bench_told(&b, &j[i]), bench_told(&one, &j[i]), 1);
+        bench_alone(&one, &j[i]);
+        bench_same(bench_told(&b, &j[i]), bench_told(&one, &j[i]), 1);
         assert_int_equal(bench_told(&b, &j[i])->n_prefilled, 1);
         assert_true(bench_told(&b, &j[i])->engine_us > 0);
         bench_close(&one);
@@ -231,8 +40,8 @@ static void sequences_side_by_side_get_what_each_gets_alone(void **state) {
 static void a_pass_keeps_to_its_budget_and_decodes_first(void **state) {
     (void)state;
     bench b;
-    bench_open(&b, 4, 8, ROOMY);
-    job j[2] = {sampled(&b.m, 1, 0, 3, 40), sampled(&b.m, 2, 9, 40, 5)};
+    bench_open(&b, 4, 8, BENCH_ROOMY);
+    job j[2] = {bench_job(&b.m, 1, 0, 3, 40), bench_job(&b.m, 2, 9, 40, 5)};
     bench_add(&b, &j[0]);
     bench_step(&b);
     bench_add(&b, &j[1]);
@@ -249,15 +58,15 @@ static void a_pass_keeps_to_its_budget_and_decodes_first(void **state) {
 static void places_are_given_in_order_of_arrival(void **state) {
     (void)state;
     bench b;
-    bench_open(&b, 2, 64, ROOMY);
+    bench_open(&b, 2, 64, BENCH_ROOMY);
     job j[4];
     for (int i = 0; i < 4; i++) {
-        j[i] = sampled(&b.m, i + 1, i, 10, 10 + 10 * i);
+        j[i] = bench_job(&b.m, i + 1, i, 10, 10 + 10 * i);
         bench_add(&b, &j[i]);
     }
     bench_step(&b);
     int used;
-    assert_int_equal(seats(&b, &used), 3);
+    assert_int_equal(bench_seats(&b, &used), 3);
     bench_run(&b);
     assert_int_equal(b.most_used, 2);
     for (int i = 0; i < 4; i++)
@@ -269,8 +78,8 @@ static void a_small_job_does_not_overtake_a_large_one_that_waits_for_room(void *
     (void)state;
     bench b;
     bench_open(&b, 4, 64, 160);
-    job j[3] = {sampled(&b.m, 1, 0, 60, 20), sampled(&b.m, 2, 9, 90, 5),
-                sampled(&b.m, 3, 30, 2, 5)};
+    job j[3] = {bench_job(&b.m, 1, 0, 60, 20), bench_job(&b.m, 2, 9, 90, 5),
+                bench_job(&b.m, 3, 30, 2, 5)};
     run *r[3];
     for (int i = 0; i < 3; i++)
         r[i] = bench_add(&b, &j[i]);
@@ -292,8 +101,8 @@ static void choices_fork_after_the_shared_prompt_and_get_what_they_get_alone(voi
     static const int lengths[] = {1, 2, 16, 17, 45};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         bench b, one;
-        bench_open(&b, 8, 16, ROOMY);
-        job j = sampled(&b.m, 1, 0, lengths[i], 20), other = sampled(&b.m, 2, 50, 30, 20);
+        bench_open(&b, 8, 16, BENCH_ROOMY);
+        job j = bench_job(&b.m, 1, 0, lengths[i], 20), other = bench_job(&b.m, 2, 50, 30, 20);
         j.n_choices = 4;
         bench_add(&b, &other);
         run *r = bench_add(&b, &j);
@@ -302,8 +111,8 @@ static void choices_fork_after_the_shared_prompt_and_get_what_they_get_alone(voi
         for (int k = 0; k < 4; k++) // all of them start from the same place
             assert_true(engine_seq_length(r->choices[k].seq) >= lengths[i] - 1);
         bench_run(&b);
-        alone(&one, &j);
-        same_told(bench_told(&b, &j), bench_told(&one, &j), 4);
+        bench_alone(&one, &j);
+        bench_same(bench_told(&b, &j), bench_told(&one, &j), 4);
         assert_memory_not_equal(bench_told(&b, &j)->choices[0].ids,
                                 bench_told(&b, &j)->choices[1].ids, 20 * sizeof(int32_t));
         assert_int_equal(bench_told(&b, &j)->n_prefilled, 1);
@@ -315,13 +124,13 @@ static void choices_fork_after_the_shared_prompt_and_get_what_they_get_alone(voi
 static void choices_without_a_place_come_later(void **state) {
     (void)state;
     bench b, one;
-    bench_open(&b, 2, 16, ROOMY);
-    job j = sampled(&b.m, 1, 0, 20, 15);
+    bench_open(&b, 2, 16, BENCH_ROOMY);
+    job j = bench_job(&b.m, 1, 0, 20, 15);
     j.n_choices = 5;
     bench_add(&b, &j);
     bench_run(&b);
-    alone(&one, &j);
-    same_told(bench_told(&b, &j), bench_told(&one, &j), 5);
+    bench_alone(&one, &j);
+    bench_same(bench_told(&b, &j), bench_told(&one, &j), 5);
     bench_close(&one);
     bench_close(&b);
 }
@@ -329,8 +138,8 @@ static void choices_without_a_place_come_later(void **state) {
 static void a_choice_that_comes_when_the_first_one_is_far_starts_from_the_prompt(void **state) {
     (void)state;
     bench b, one;
-    bench_open(&b, 2, 64, ROOMY);
-    job brief = sampled(&b.m, 1, 0, 5, 8), j = sampled(&b.m, 2, 9, 20, 30);
+    bench_open(&b, 2, 64, BENCH_ROOMY);
+    job brief = bench_job(&b.m, 1, 0, 5, 8), j = bench_job(&b.m, 2, 9, 20, 30);
     j.n_choices = 2;
     bench_add(&b, &brief);
     run *r = bench_add(&b, &j);
@@ -338,8 +147,8 @@ static void a_choice_that_comes_when_the_first_one_is_far_starts_from_the_prompt
         bench_step(&b);
     assert_true(choice_made(r, &r->choices[0]) > 3);
     bench_run(&b);
-    alone(&one, &j);
-    same_told(bench_told(&b, &j), bench_told(&one, &j), 2);
+    bench_alone(&one, &j);
+    bench_same(bench_told(&b, &j), bench_told(&one, &j), 2);
     bench_close(&one);
     bench_close(&b);
 }
@@ -350,8 +159,8 @@ static void a_full_kv_cache_takes_places_back_and_changes_no_token(void **state)
     (void)state;
     bench b, one;
     bench_open(&b, 4, 32, 160); // 10 pages; each job ends with 5 or 6
-    job j[3] = {sampled(&b.m, 1, 0, 20, 70), sampled(&b.m, 2, 9, 25, 60),
-                sampled(&b.m, 3, 30, 12, 75)};
+    job j[3] = {bench_job(&b.m, 1, 0, 20, 70), bench_job(&b.m, 2, 9, 25, 60),
+                bench_job(&b.m, 3, 30, 12, 75)};
     for (int i = 0; i < 3; i++) {
         j[i].stops[0] = (job_stop){"qq", 2};
         j[i].n_stops = 1;
@@ -360,8 +169,8 @@ static void a_full_kv_cache_takes_places_back_and_changes_no_token(void **state)
     bench_run(&b);
     assert_true(b.n_preempted > 0);
     for (int i = 0; i < 3; i++) {
-        alone(&one, &j[i]);
-        same_told(bench_told(&b, &j[i]), bench_told(&one, &j[i]), 1);
+        bench_alone(&one, &j[i]);
+        bench_same(bench_told(&b, &j[i]), bench_told(&one, &j[i]), 1);
         bench_close(&one);
     }
     bench_close(&b);
@@ -371,18 +180,18 @@ static void choices_that_lose_their_places_change_no_token(void **state) {
     (void)state;
     bench b, one;
     bench_open(&b, 8, 16, 144); // 9 pages
-    job j = sampled(&b.m, 1, 0, 33, 60), k = sampled(&b.m, 2, 70, 18, 60);
+    job j = bench_job(&b.m, 1, 0, 33, 60), k = bench_job(&b.m, 2, 70, 18, 60);
     j.n_choices = 3;
     k.n_choices = 2;
     bench_add(&b, &j);
     bench_add(&b, &k);
     bench_run(&b);
     assert_true(b.n_preempted > 0);
-    alone(&one, &j);
-    same_told(bench_told(&b, &j), bench_told(&one, &j), 3);
+    bench_alone(&one, &j);
+    bench_same(bench_told(&b, &j), bench_told(&one, &j), 3);
     bench_close(&one);
-    alone(&one, &k);
-    same_told(bench_told(&b, &k), bench_told(&one, &k), 2);
+    bench_alone(&one, &k);
+    bench_same(bench_told(&b, &k), bench_told(&one, &k), 2);
     bench_close(&one);
     bench_close(&b);
 }
@@ -398,7 +207,7 @@ static void penalise(job *j) {
 // What the gateway was told with the first n tokens.
 static void told_by(const job *j, const int32_t *ids, int n, buf *out) {
     text_stream t;
-    text_init(&t, model_tokenizer(tiny), j->stops, j->n_stops);
+    text_init(&t, model_tokenizer(bench_model), j->stops, j->n_stops);
     for (int i = 0; i < n; i++)
         text_add(&t, ids[i], out);
     text_release(&t);
@@ -408,18 +217,18 @@ static void another_attempt_goes_on_where_the_gateway_was(void **state) {
     (void)state;
     static const int32_t letters[] = {'a', 'b', 0xc3, 0xa9}; // many characters are cut by a split
     bench whole;
-    job j = sampled(&(letterbox){0}, 1, 0, 21, 40);
+    job j = bench_job(&(letterbox){0}, 1, 0, 21, 40);
     penalise(&j);
     for (int i = 0; i < 4; i++)
         j.sampling.bias[j.sampling.n_bias++] = (logit_bias){letters[i], 100};
     j.stops[0] = (job_stop){"abababab", 8}; // held back, never complete
     j.n_stops = 1;
-    alone(&whole, &j);
+    bench_alone(&whole, &j);
     const told_choice *all = &bench_told(&whole, &j)->choices[0];
     for (int split = 1; split < 40; split += 2) {
         bench b;
         buf text = {0};
-        bench_open(&b, 2, 16, ROOMY);
+        bench_open(&b, 2, 16, BENCH_ROOMY);
         job again = j;
         again.attempt = 2;
         again.so_far[0].ids = all->ids;
@@ -444,11 +253,11 @@ static void another_attempt_goes_on_where_the_gateway_was(void **state) {
 static void a_choice_that_is_finished_is_not_made_again(void **state) {
     (void)state;
     bench whole, b;
-    job j = sampled(&(letterbox){0}, 1, 0, 21, 12);
+    job j = bench_job(&(letterbox){0}, 1, 0, 21, 12);
     j.n_choices = 3;
-    alone(&whole, &j);
+    bench_alone(&whole, &j);
     const told *all = bench_told(&whole, &j);
-    bench_open(&b, 4, 16, ROOMY);
+    bench_open(&b, 4, 16, BENCH_ROOMY);
     job again = j;
     for (int i = 0; i < 3; i++)
         again.so_far[i].ids = all->choices[i].ids;
@@ -475,8 +284,9 @@ static void a_choice_that_is_finished_is_not_made_again(void **state) {
 static void an_end_token_ends_it_unless_ignored(void **state) {
     (void)state;
     bench b;
-    bench_open(&b, 2, 16, ROOMY);
-    job j = letterbox_job(&b.m, 1, prompt, 5, 10), k = letterbox_job(&b.m, 2, prompt, 5, 10);
+    bench_open(&b, 2, 16, BENCH_ROOMY);
+    job j = letterbox_job(&b.m, 1, bench_prompt, 5, 10),
+        k = letterbox_job(&b.m, 2, bench_prompt, 5, 10);
     j.sampling.n_bias = k.sampling.n_bias = 1;
     j.sampling.bias[0] = k.sampling.bias[0] = (logit_bias){256, 100};
     j.ignore_end = false;
@@ -496,17 +306,17 @@ static void an_end_token_ends_it_unless_ignored(void **state) {
 static void a_stop_string_ends_it_and_is_not_told(void **state) {
     (void)state;
     bench whole, b;
-    job j = sampled(&(letterbox){0}, 1, 0, 21, 60);
+    job j = bench_job(&(letterbox){0}, 1, 0, 21, 60);
     for (int i = 0; i < 26; i++) // letters only, so that the text is plain
         j.sampling.bias[j.sampling.n_bias++] = (logit_bias){97 + i, 100};
-    alone(&whole, &j);
+    bench_alone(&whole, &j);
     const told_choice *all = &bench_told(&whole, &j)->choices[0];
     assert_int_equal(all->text.len, 60);
     char stop[4] = {0};
     memcpy(stop, all->text.data + 20, 3);
     const char *first = memmem(all->text.data, all->text.len, stop, 3);
     size_t at = (size_t)(first - all->text.data);
-    bench_open(&b, 2, 16, ROOMY);
+    bench_open(&b, 2, 16, BENCH_ROOMY);
     job k = j;
     k.stops[0] = (job_stop){stop, 3};
     k.n_stops = 1;
@@ -524,8 +334,8 @@ static void a_stop_string_ends_it_and_is_not_told(void **state) {
 static void the_models_context_ends_it(void **state) {
     (void)state;
     bench b;
-    bench_open(&b, 2, 200, ROOMY);
-    job j = sampled(&b.m, 1, 0, TINY_CONTEXT - 3, 1000);
+    bench_open(&b, 2, 200, BENCH_ROOMY);
+    job j = bench_job(&b.m, 1, 0, TINY_CONTEXT - 3, 1000);
     bench_add(&b, &j);
     bench_run(&b);
     const told_choice *c = &bench_told(&b, &j)->choices[0];
@@ -539,15 +349,15 @@ static void the_models_context_ends_it(void **state) {
 static void the_prompt_is_described_once_and_alike_however_it_is_cut(void **state) {
     (void)state;
     bench a, b;
-    bench_open(&a, 2, 512, ROOMY);
-    job j = sampled(&a.m, 1, 0, 45, 4);
+    bench_open(&a, 2, 512, BENCH_ROOMY);
+    job j = bench_job(&a.m, 1, 0, 45, 4);
     j.echo_logprobs = true;
     j.sampling.n_top_logprobs = 2;
     j.n_choices = 2;
     bench_add(&a, &j);
     bench_run(&a);
-    bench_open(&b, 3, 7, ROOMY);
-    job k = j, other = sampled(&b.m, 2, 60, 30, 20);
+    bench_open(&b, 3, 7, BENCH_ROOMY);
+    job k = j, other = bench_job(&b.m, 2, 60, 30, 20);
     bench_add(&b, &other);
     bench_add(&b, &k);
     bench_run(&b);
@@ -556,8 +366,8 @@ static void the_prompt_is_described_once_and_alike_however_it_is_cut(void **stat
     assert_int_equal(q->n_prompt, 45);
     assert_true(isnan(p->prompt_logprobs[0]) && isnan(q->prompt_logprobs[0]));
     for (int i = 0; i < 45; i++) {
-        assert_int_equal(p->prompt_ids[i], prompt[i]);
-        assert_int_equal(q->prompt_ids[i], prompt[i]);
+        assert_int_equal(p->prompt_ids[i], bench_prompt[i]);
+        assert_int_equal(q->prompt_ids[i], bench_prompt[i]);
         if (i > 0)
             assert_true(fabsf(p->prompt_logprobs[i] - q->prompt_logprobs[i]) < 1e-4f &&
                         p->prompt_logprobs[i] < 0);
@@ -565,7 +375,7 @@ static void the_prompt_is_described_once_and_alike_however_it_is_cut(void **stat
     assert_int_equal(bench_told(&a, &j)->choices[1].n_prompt, 0); // the first choice's alone
     assert_int_equal(p->n_top[0], 2);
     assert_true(p->logprobs[0] < 0);
-    same_told(bench_told(&a, &j), bench_told(&b, &k), 2);
+    bench_same(bench_told(&a, &j), bench_told(&b, &k), 2);
     bench_close(&a);
     bench_close(&b);
 }
@@ -573,8 +383,8 @@ static void the_prompt_is_described_once_and_alike_however_it_is_cut(void **stat
 static void log_probabilities_come_only_when_asked(void **state) {
     (void)state;
     bench b;
-    bench_open(&b, 2, 16, ROOMY);
-    job j = sampled(&b.m, 1, 0, 5, 3), k = sampled(&b.m, 2, 0, 5, 3);
+    bench_open(&b, 2, 16, BENCH_ROOMY);
+    job j = bench_job(&b.m, 1, 0, 5, 3), k = bench_job(&b.m, 2, 0, 5, 3);
     k.sampling.n_top_logprobs = 0;
     bench_add(&b, &j);
     bench_add(&b, &k);
@@ -615,9 +425,9 @@ static void a_choice_the_engine_cannot_run_fails_alone(void **state) {
     static const int32_t bad[] = {'a', 'Z', 'b'};
     bench b, one;
     model *m = open_broken();
-    bench_open_model(&b, m, 4, 32, ROOMY);
-    job good = sampled(&b.m, 1, 0, 20, 20), broken = letterbox_job(&b.m, 2, bad, 3, 20),
-        late = sampled(&b.m, 3, 40, 20, 20);
+    bench_open_model(&b, m, 4, 32, BENCH_ROOMY);
+    job good = bench_job(&b.m, 1, 0, 20, 20), broken = letterbox_job(&b.m, 2, bad, 3, 20),
+        late = bench_job(&b.m, 3, 40, 20, 20);
     good.sampling.n_bias = late.sampling.n_bias = 1;
     good.sampling.bias[0] = late.sampling.bias[0] = (logit_bias){'Z', -100};
     bench_add(&b, &good);
@@ -628,10 +438,10 @@ static void a_choice_the_engine_cannot_run_fails_alone(void **state) {
     assert_int_equal(c->flags & (REPLY_FAILED | REPLY_LAST), REPLY_FAILED | REPLY_LAST);
     assert_int_equal(c->finish, FINISH_ERROR);
     assert_int_equal(c->n, 0);
-    bench_open_model(&one, m, 1, 512, ROOMY);
+    bench_open_model(&one, m, 1, 512, BENCH_ROOMY);
     bench_add(&one, &good);
     bench_run(&one);
-    same_told(bench_told(&b, &good), bench_told(&one, &good), 1);
+    bench_same(bench_told(&b, &good), bench_told(&one, &good), 1);
     assert_int_equal(bench_told(&b, &late)->choices[0].n, 20);
     bench_close(&one);
     bench_close(&b);
@@ -642,8 +452,8 @@ static void a_token_outside_the_vocabulary_fails_its_job_alone(void **state) {
     (void)state;
     static const int32_t bad[] = {'a', TINY_VOCAB};
     bench b;
-    bench_open(&b, 2, 16, ROOMY);
-    job broken = letterbox_job(&b.m, 1, bad, 2, 5), good = sampled(&b.m, 2, 0, 5, 5);
+    bench_open(&b, 2, 16, BENCH_ROOMY);
+    job broken = letterbox_job(&b.m, 1, bad, 2, 5), good = bench_job(&b.m, 2, 0, 5, 5);
     bench_add(&b, &broken);
     bench_add(&b, &good);
     bench_run(&b);
@@ -677,5 +487,5 @@ int main(void) {
         puts("skip: redis-server is not installed");
         return 0;
     }
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return cmocka_run_group_tests(tests, bench_setup, bench_teardown);
 }

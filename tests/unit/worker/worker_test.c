@@ -8,6 +8,7 @@
 #include "tests/support/letterbox.h"
 #include "tests/support/servers.h"
 #include "tests/support/tiny_model.h"
+#include <arpa/inet.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -274,6 +276,54 @@ static void a_bell_brings_work_at_once(void **state) {
     assert_in_range(most, 0, 600); // not the second of a claim without a bell
 }
 
+// ---- the prefix cache
+
+// What the worker's operations listener says of a metric; -1: nothing.
+static int64_t metric_of(const char *name) {
+    static char text[65536];
+    const char *port = strstr(said, "http://127.0.0.1:");
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    size_t n = 0;
+    ssize_t got;
+    assert_non_null(port);
+    to.sin_port = htons((uint16_t)atoi(port + strlen("http://127.0.0.1:")));
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof to), 0);
+    dprintf(fd, "GET /metrics HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n");
+    while (n < sizeof text - 1 && (got = read(fd, text + n, sizeof text - 1 - n)) > 0)
+        n += (size_t)got;
+    close(fd);
+    text[n] = 0;
+    char line[128];
+    snprintf(line, sizeof line, "\n%s ", name);
+    const char *at = strstr(text, line);
+    return at ? atoll(at + strlen(line)) : -1;
+}
+
+static bool wait_metric(const char *name, int64_t value) { // it is set after the reply left
+    for (int i = 0; i < 500; i++, clock_sleep_ms(10))
+        if (metric_of(name) == value)
+            return true;
+    return false;
+}
+
+static void a_tenant_finds_its_own_prompts_and_no_others(void **state) {
+    (void)state;
+    static const int cached[] = {0, 32, 0};
+    for (int i = 0; i < 3; i++) {
+        job j = letterbox_job(&m, i + 1, prompt, 40, 5);
+        j.tenant[35] = i == 2 ? 'b' : 'a';
+        enqueue(&j);
+        assert_true(letterbox_wait_last(&m, j.id, 1, 10000));
+        assert_int_equal(letterbox_find(&m, j.id)->n_prefilled, 1);
+        assert_int_equal(letterbox_find(&m, j.id)->cached, cached[i]);
+    }
+    assert_true(wait_metric("tiergate_worker_prefix_hit_pages_total", 2));
+    assert_true(wait_metric("tiergate_worker_prefix_miss_pages_total", 4));
+    assert_true(wait_metric("tiergate_worker_prefix_evicted_pages_total", 0));
+    assert_true(wait_metric("tiergate_worker_prefix_pages", 4));
+}
+
 // ---- what ends a run
 
 static void a_cancelled_run_stops_and_says_no_more(void **state) {
@@ -412,6 +462,7 @@ int main(void) {
         WORKER(many_jobs_are_answered_like_each_alone),
         WORKER(a_worker_takes_its_slots_and_one_more),
         WORKER(a_bell_brings_work_at_once),
+        WORKER(a_tenant_finds_its_own_prompts_and_no_others),
         WORKER(a_cancelled_run_stops_and_says_no_more),
         WORKER(a_gateway_without_a_lease_loses_its_runs),
         WORKER(a_job_of_another_model_or_length_is_refused),
