@@ -14,7 +14,7 @@ from datetime import date, timedelta
 READ_TO_ITS_END = ("done", "error_event", "dropped", "refused")
 CODES = {  # what an accepted or refused request of this load may be told
     "dependency_unavailable", "server_is_overloaded", "server_error", "poison_request", "deadline_exceeded",
-    "rate_limit_exceeded", "insufficient_quota", None,
+    "rate_limit_exceeded", "insufficient_quota", "request_in_progress", None,
 }
 BY_LIMIT = ("rate_limit_exceeded", "insufficient_quota")
 ATTEMPTS_MOST = 3
@@ -77,11 +77,22 @@ def read_journals(site):
     return {ident for path in paths.values() for kind, ident in journal_lines(path) if kind == "A"}
 
 
+def read_worker_logs(site):
+    """id -> the most tokens that any run of it had received and made."""
+    most = Counter()
+    for path in site.dir.glob("logs/w*.log"):
+        for line in open(path, errors="replace"):
+            if '"run.end"' in line:
+                x = json.loads(line)
+                most[x["request"]] = max(most[x["request"]], x["had"] + x["made"])
+    return most
+
+
 class Checker:
-    def __init__(self, history, rows, accepted, kinds, faults, prices=(3, 1, 7)):
-        self.history, self.rows, self.accepted = history, rows, accepted
+    def __init__(self, history, rows, accepted, made, kinds, faults, prices=(3, 1, 7)):
+        self.history, self.rows, self.accepted, self.made = history, rows, accepted, made
         self.kinds = kinds  # each: prompt_tokens, references [(text, finish)] per choice
-        self.faults = faults  # each: begin, end (recovered), gateways (set of indices), redis
+        self.faults = faults  # each: begin, end (recovered), gateways (set of indices), redis, kills_worker
         self.prices = prices
         self.by_id = {r.id: r for r in rows}
         self.poisoned = {r.tenant for r in rows if r.outcome == "dead_letter"}  # their bodies are refused for a while
@@ -108,11 +119,18 @@ class Checker:
         if x["code"] not in CODES or x["status"] in (400, 401, 403, 404, 413):
             self.say("P1", x, "an error that has no cause in this load")
         failed = x["end"] in ("dropped", "refused", "error_event", "unsent") and x["code"] not in BY_LIMIT
+        failed = failed and not (x["code"] == "request_in_progress" and "again" in x)
         failed = failed and not (x["code"] == "poison_request" and x["tenant_id"] in self.poisoned)
         if failed and not self.overlapping(x):
             self.say("P1", x, "failed without any fault")
 
     def check_row_exists(self, x):
+        if x.get("replayed"):
+            if x["id"] in self.accepted or x["id"] in self.by_id:
+                self.say("P2", x, "a stored answer was charged again")
+            return
+        if x.get("again") == "done" and x["end"] == "done" and not any(f["redis"] for f in self.overlapping(x)):
+            self.say("P2", x, "it ran twice with one Idempotency-Key")
         if x["status"] == 200 and x["id"] not in self.accepted:
             self.say("P1", x, "answered, and no journal has its line A")
         if x["id"] in self.accepted and x["id"] not in self.by_id:
@@ -146,6 +164,11 @@ class Checker:
             self.say("P3", x, f"the row has {row.completion} tokens, the client got {received}")
         if row.outcome == "ok" and x["end"] == "error_event" and not loose:
             self.say("P1", x, "an error for the client, 'ok' in the row")
+
+    def check_made(self, row, x):
+        """A killed worker writes down nothing of what it had made."""
+        if not any(f["kills_worker"] for f in self.overlapping(x)) and row.completion > self.made[row.id]:
+            self.say("P3", x, f"the row has {row.completion} tokens, workers made {self.made[row.id]}")
 
     def check_row(self, row, x):
         if row.attempts > ATTEMPTS_MOST:
@@ -237,6 +260,7 @@ class Checker:
             self.check_text(x)
             if x["id"] in self.by_id:
                 self.check_counts(x, self.by_id[x["id"]])
+                self.check_made(self.by_id[x["id"]], x)
         for r in self.rows:
             self.check_row(r, of.get(r.id))
         self.check_ids()

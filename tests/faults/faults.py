@@ -93,7 +93,7 @@ class Load:
             plan = {"seed": o.seed, "process": process, "clients": o.clients // o.processes,
                     "rate": o.rate / o.processes, "ports": site.gateway_ports(), "keys": [k["key"] for k in site.keys],
                     "kinds": [{k: v for k, v in kind.items() if k in ("path", "body", "n", "headers")} for kind in kinds],
-                    "streamed": 0.7, "cancelled": 0.1, "max_tokens": [1, 2, 4, 4, 8, 8, 8, 16, 16, 48]}
+                    "streamed": 0.7, "cancelled": 0.1, "idempotent": 0.2, "max_tokens": [1, 2, 4, 4, 8, 8, 8, 16, 16, 48]}
             path, history = site.path(f"plan{process}.json"), site.path(f"history{process}.jsonl")
             Path(path).write_text(json.dumps(plan))
             self.histories.append(history)
@@ -126,10 +126,11 @@ class Run:
         self.skipped = {} if enforced else {"P4": "this build applies no limits"}
         self.load = Load(site, self.kinds, o)
 
-    def deal(self, injury, target, r, deal=None, **more):
+    def deal(self, injury, target, r, deal=None):
         """Deals one injury and notes from when to when its effects may be seen."""
         fault = {"name": injury.name, "target": target, "begin": time.time() - 0.05, "end": float("inf"),
-                 "gateways": {int(target[-1])} if injury.loses_gateway else set(), "redis": injury.loses_redis} | more
+                 "gateways": {int(target[-1])} if injury.loses_gateway else set(), "redis": injury.loses_redis,
+                 "kills_worker": "worker" in injury.name}
         with self.lock:
             self.faults.append(fault)
         result = None
@@ -194,7 +195,7 @@ class Run:
         accepted = checker.read_journals(site)
         rows = checker.read_rows(site)
         history += [reference_line(k, i) for i, k in enumerate(self.kinds)]
-        c = checker.Checker(history, rows, accepted, self.kinds, self.faults)
+        c = checker.Checker(history, rows, accepted, checker.read_worker_logs(site), self.kinds, self.faults)
         for x in history:
             x.update({k: site.keys[x["key"]][k] for k in ("tenant_id", "user_id")})
         found = c.run(checker.read_quota_used(site), site.limits, site.limited, self.o.clients * IN_FLIGHT_TOKENS,
@@ -226,6 +227,7 @@ def report(history, rows, accepted, found, skipped):
     refused = Counter(x["code"] for x in history if x["end"] == "refused")
     say(f"{len(history)} requests, {len(accepted)} accepted, {len(rows)} rows; {sum(len(t) for x in history for t in x['texts'])} tokens")
     say("clients:  " + ", ".join(f"{n} {e}" for e, n in ends.most_common()))
+    say(f"replayed: {sum(bool(x.get('replayed')) for x in history)} of {sum('again' in x for x in history)} repeats")
     say("refused:  " + ", ".join(f"{n} {c}" for c, n in refused.most_common()))
     say("rows:     " + ", ".join(f"{n} {o}" for o, n in outcomes.most_common()))
     say("attempts: " + ", ".join(f"{n} of {a}" for a, n in sorted(attempts.items())))

@@ -5,7 +5,8 @@ finishes its request. It knows nothing of the product but its API: what it count
 (one a token, see model.py).
 
 A line: n gateway key kind stream n_choices max_tokens cancel_at idle_since (of a connection that is used again) began
-first ended id status end code texts finish usage. `end` is one of
+first ended id status end code texts finish usage; idem, again (how the first try of the same Idempotency-Key ended) and
+replayed. `end` is one of
   done         a complete body, or a stream that ended in [DONE]
   refused      a status that is not 200, with an error body
   error_event  a stream that ended in an error event
@@ -140,6 +141,7 @@ class Client(threading.Thread):
             "kind": kind, "stream": stream, "n_choices": p["kinds"][kind].get("n", 1),
             "max_tokens": ABSENT if r.random() < 0.05 else r.choice(p["max_tokens"]),
             "cancel_at": r.choice([0, 1, 2, 5, 9]) if stream and r.random() < p["cancelled"] else None,
+            "idem": f"{p['seed']}/{self.index}.{self.n}" if not stream and r.random() < p["idempotent"] else None,
         }
 
     def choose_gateway(self):
@@ -150,6 +152,13 @@ class Client(threading.Thread):
     def once(self):
         self.n += 1
         x = self.choose()
+        self.try_out(x)
+        if x["idem"] and x["end"] in ("done", "dropped"):  # as a client that did not hear the answer
+            again = {k: x[k] for k in ("key", "kind", "stream", "n_choices", "max_tokens", "cancel_at", "idem")}
+            again.update(n=x["n"] + "+", gateway=self.choose_gateway(), again=x["end"])
+            self.try_out(again)
+
+    def try_out(self, x):
         x.update(began=time.time(), first=None, id=None, status=None, code=None, texts=[""] * x["n_choices"],
                  finish=[None] * x["n_choices"], usage=None)
         connection = None
@@ -194,7 +203,8 @@ class Client(threading.Thread):
         data = json.dumps(body).encode()
         head = (f"POST {kind['path']} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
                 f"{self.plan['keys'][x['key']]}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
-                + "".join(f"{name}: {value}\r\n" for name, value in kind.get("headers", {}).items()) + "\r\n")
+                + "".join(f"{name}: {value}\r\n" for name, value in kind.get("headers", {}).items())
+                + (f"Idempotency-Key: {x['idem']}\r\n" if x["idem"] else "") + "\r\n")
         try:
             connection.socket.sendall(head.encode() + data)
         except OSError as e:
@@ -208,6 +218,7 @@ class Client(threading.Thread):
             return "cancelled"
         x["status"], fields = connection.head()
         x["id"] = fields.get("x-request-id")
+        x["replayed"] = fields.get("x-tiergate-idempotent-replay") == "1"
         if x["status"] != 200:
             x["code"] = json.loads(connection.body(fields))["error"]["code"]
             return "refused"

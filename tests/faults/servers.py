@@ -148,7 +148,7 @@ class Site:
         data.mkdir()
         (data / "secrets").symlink_to(self.dir / "secrets")
         values = {
-            "general.data_dir": data, "general.log_level": "info",
+            "general.data_dir": data, "general.log_level": "debug" if name.startswith("w") else "info",
             "redis.address": f"unix:{redis}", "postgres.url": f"host={postgres} user=tiergate dbname=tiergate",
             "gateway.listen": f"127.0.0.1:{ports[0]}", "gateway.admin_listen": "127.0.0.1:0",
             "gateway.ops_listen": f"127.0.0.1:{ports[-1]}", "gateway.reactors": 1, "gateway.pool_threads": 2,
