@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -115,7 +116,7 @@ class Run:
         self.o, self.faults, self.lock = o, [], threading.Lock()
         self.dir = tempfile.mkdtemp(prefix="tiergate-faults-")
         self.site = Site(self.dir, o.binary, small_disks=o.disk, clock=o.clock)
-        self.troubles = []
+        self.load, self.troubles = None, []
 
     def start(self):
         o, site = self.o, self.site
@@ -205,6 +206,8 @@ class Run:
         return history, rows, accepted, found
 
     def close(self, keep):
+        for child in self.load.children if self.load else []:
+            child.kill()
         self.site.stop()
         if keep:
             say(f"logs, history and configuration: {self.dir}")
@@ -288,6 +291,7 @@ def main():
     if missing := missing_programs():
         say(f"skip: no {', '.join(missing)}\n0 passed, 0 failed, 1 skipped")
         return 0
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(f"ended by signal {number}"))
     if o.matrix:
         from matrix import matrix_run
         return 1 if matrix_run(Run(o)) else 0

@@ -32,7 +32,7 @@ def postgres_program(name):
 def missing_programs():
     """What a site needs and this machine lacks."""
     missing = [n for n in ("initdb", "postgres", "psql") if not postgres_program(n)]
-    return missing + ([] if shutil.which("redis-server") else ["redis-server"])
+    return missing + [n for n in ("redis-server", "setpriv") if not shutil.which(n)]
 
 
 def free_port():
@@ -43,7 +43,12 @@ def free_port():
 
 def as_postgres(argv):
     """PostgreSQL refuses root."""
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *argv] if os.geteuid() == 0 else argv
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=INT", *argv] if os.geteuid() == 0 else argv
+
+
+def bound(argv):
+    """Ends with the thread that starts it, however that ends."""
+    return ["setpriv", "--pdeathsig=INT", *argv]
 
 
 class Process:
@@ -59,7 +64,7 @@ class Process:
         environment = os.environ | self.env | self.once
         self.once = {}
         with open(self.log, "ab") as out:
-            self.child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            self.child = subprocess.Popen(bound(self.argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                                           env=environment, start_new_session=True)
         self.down = False
 
@@ -97,7 +102,7 @@ class Proxy:
 
     def __init__(self, program, links):
         self.lock = threading.Lock()
-        self.child = subprocess.Popen([program, *(f"{n}={a}={b}" for n, a, b in links)], stdin=subprocess.PIPE,
+        self.child = subprocess.Popen(bound([program, *(f"{n}={a}={b}" for n, a, b in links)]), stdin=subprocess.PIPE,
                                       stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert self.child.stdout.readline() == "ok\n"
 
@@ -361,12 +366,12 @@ class Site:
                 if -code in [int(s) for s in CRASHES]]
 
     def stop(self):
+        for p in reversed(self.processes):
+            p.stop(signal.SIGINT if p.name == "postgres" else signal.SIGTERM)
         self.ended.set()
         for t in (getattr(self, "supervisor", None), getattr(self, "keeper", None)):
             if t:
                 t.join()
-        for p in reversed(self.processes):
-            p.stop(signal.SIGINT if p.name == "postgres" else signal.SIGTERM)
         if hasattr(self, "proxy"):
             self.proxy.close()
         for disk in self.small_disks:
