@@ -425,6 +425,46 @@ static void the_real_small_model_is_what_it_is_known_to_be(void **state) {
     model_close(m);
 }
 
+static void read_page(buf *page) {
+    err e = {0};
+    assert_int_equal(file_read("docs/models.md", 1 << 20, page, &e), 0);
+}
+
+static void the_page_shows_the_summary_of_the_small_model(void **state) {
+    (void)state;
+    char path[4096];
+    if (!find_small_model(path, sizeof path)) {
+        print_message("skip: no " SMALL_MODEL " (set TIERGATE_TEST_MODEL)\n");
+        skip();
+    }
+    buf summary = {0}, shown = {0}, page = {0};
+    err e = {0};
+    read_page(&page);
+    assert_int_equal(model_check(path, &summary, &e), 0);
+    for (const char *line = summary.data, *end; (end = strchr(line, '\n')); line = end + 1)
+        buf_printf(&shown, "    %.*s\n", (int)(end - line), line);
+    if (!strstr(page.data, shown.data))
+        fail_msg("docs/models.md has another summary than\n%s", shown.data);
+    buf_release(&summary);
+    buf_release(&shown);
+    buf_release(&page);
+}
+
+static void the_page_lists_every_template_name(void **state) {
+    (void)state;
+    buf page = {0};
+    read_page(&page);
+    for (const char *name = template_names(); *name;) {
+        size_t n = strcspn(name, ",");
+        char row[64];
+        snprintf(row, sizeof row, "\n| `%.*s` |", (int)n, name);
+        if (!strstr(page.data, row))
+            fail_msg("docs/models.md has no row for %.*s", (int)n, name);
+        name += n + strspn(name + n, ", ");
+    }
+    buf_release(&page);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_architecture_yields_its_shape),
@@ -442,6 +482,8 @@ int main(void) {
         cmocka_unit_test(a_flipped_byte_of_a_weight_changes_the_revision),
         cmocka_unit_test(the_summary_says_what_the_model_is),
         cmocka_unit_test(the_real_small_model_is_what_it_is_known_to_be),
+        cmocka_unit_test(the_page_shows_the_summary_of_the_small_model),
+        cmocka_unit_test(the_page_lists_every_template_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

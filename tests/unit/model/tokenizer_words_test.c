@@ -22,7 +22,6 @@ typedef struct language {
     int n_letters, n_names, n_rules;
     char names[4 + MAX_MERGES][2 * MAX_NAME + 1];
     rule rules[MAX_MERGES]; // by rank
-    char merges[MAX_MERGES][2 * MAX_NAME + 2];
 } language;
 
 static uint32_t draw(uint64_t *seed, uint32_t n) {
@@ -71,14 +70,15 @@ static void make_language(language *l, uint64_t *seed) {
     }
 }
 
-static void open_language(vocabulary *v, language *l) {
+static void open_language(vocabulary *v, const language *l) {
+    char merges[MAX_MERGES][2 * MAX_NAME + 2];
     const char *made[MAX_MERGES + 1] = {NULL}, *lines[MAX_MERGES + 1] = {NULL};
     for (int i = l->n_letters; i < l->n_names; i++)
         made[i - l->n_letters] = l->names[i];
     for (int i = 0; i < l->n_rules; i++) {
-        snprintf(l->merges[i], sizeof l->merges[i], "%.10s %.10s", l->names[l->rules[i].left],
+        snprintf(merges[i], sizeof merges[i], "%.10s %.10s", l->names[l->rules[i].left],
                  l->names[l->rules[i].right]);
-        lines[i] = l->merges[i];
+        lines[i] = merges[i];
     }
     const vocabulary_parts parts = {"gpt-2", made, NULL, NULL, lines};
     gguf_builder b;
