@@ -46,8 +46,20 @@ caught() { # MODEL MUTANT
     verdict "$([ -n "$why" ] && echo yes || echo no)" "$1, mutant $2: ${why:-not caught}"
 }
 
+names_exist() { # the functions and files that a model's head names
+    local model=$1 file list name found missing=''
+    while IFS=: read -r file list; do
+        found=$(ls "$here"/../../{router,worker}/"$file" 2>/dev/null | head -n 1)
+        [ -n "$found" ] || { missing+=" $file"; continue; }
+        for name in ${list//,/ }; do grep -qw "$name" "$found" || missing+=" $file:$name"; done
+    done < <(awk '/\*\//{exit} {print}' "$here/$model.pml" | grep -oE '[a-z_]+\.(c|lua): [a-z_]+(, [a-z_]+)*')
+    verdict "$([ -z "$missing" ] && echo yes || echo no)" "$model: every function that its head names is there${missing:+, but not:$missing}"
+}
+
 mutants() { grep -oE 'MUTANT_[A-Z]+[A-Z_]*' "$here/$1.pml" | sort -u | sed 's/^MUTANT_//'; }
 
+names_exist request
+names_exist quota
 if [ "${1:-}" = quick ]; then
     holds request -DBUDGET=1
     holds quota -DREQUESTS=2 -DWIPES=1

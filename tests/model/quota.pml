@@ -4,10 +4,10 @@
  * proctype and label   rule                        C and Lua
  * request              steps 2, 6, 7, 8            router/request_hold.c, request_close.c, recorder.c
  *   hold               hold, one call              router/quota.lua: hold, fit_scope; request_hold.c: request_hold, on_hold
- *   extend             step 6                      quota.lua: extend; request_hold.c: request_extend_if_near, on_extend
+ *   extend             step 6                      quota.lua: extend; request_hold.c: request_extend, on_extend
  *   settle, commit     close                       quota.lua: settle, settle_now; usage.c: insert_sql
  *   drop               close                       quota.lua: settle with drop 1
- *   miss               R6, a missing scope         quota.lua: `?nonce`, load; quota_load.c; quota.c: quota_read_ledger
+ *   miss               R6, a missing scope         quota.lua: load; quota_load.c: quota_loader_submit; quota.c: quota_read_ledger
  * wipe                 "Redis wiped"               FLUSHALL
  * checker              P4                          tests/faults/checker.py: check_limits, left_in_redis
  *

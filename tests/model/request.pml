@@ -7,13 +7,13 @@
  *   hold, accept          steps 2, 3            request_hold.c: request_hold, on_hold, accept; journal.c: journal_accept
  *   queued_or_running     steps 3, 6; R1        request_attempt.c: request_enqueue; request_run.c: passes, take_tokens
  *   redeliver             R2, R3                request_attempt.c: request_redeliver; request_run.c: request_check_silence
- *   closing               step 7                request_close.c: request_close (line F), send_settle
+ *   closing               step 7                request_close.c: request_close, send_settle
  *   settle_answered       step 7, R7            request_close.c: on_settled, end_is_failed, request_check_closing
- *   unrecorded            step 8                recorder.c: run = settle_all, insert_patiently, settle_all(drop), tell
+ *   unrecorded            step 8                recorder.c: run, settle_all, insert_patiently, tell
  * worker                  steps 4, 5, 8         worker/worker.c: claim, take_job, step, send_all; outbox.c: outbox_send
- * sweeper                 R5                    router/sweep.c: look_at, close_record, then the recorder
- * recovery                close, second caller  router/journal_replay.c; sweep.c: sweep_journaled
- * lease_expiry            R4                    router/lease.c: the key's life in Redis; end_incarnation
+ * sweeper                 R5                    router/sweep.c: look_at, close_record; then the recorder
+ * recovery                close, second caller  router/journal_replay.c: journal_replay; sweep.c: sweep_journaled
+ * lease_expiry            R4                    router/lease.c: lease_check, end_incarnation; Redis ends the key
  * faults                  "Each fault"          tests/faults/injuries.py deals the same to real processes
  * settle, drop            close                 router/quota.lua: settle, settle_now
  * insert_row              step 8, P2            router/usage.c: insert_sql
