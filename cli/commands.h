@@ -11,6 +11,7 @@ int command_migrate(int argc, char **argv, err *e);
 int command_check_config(int argc, char **argv, err *e);
 int command_key(int argc, char **argv, err *e);
 int command_usage(int argc, char **argv, err *e);
+int command_why(int argc, char **argv, err *e);
 int command_quota(int argc, char **argv, err *e);
 int command_model(int argc, char **argv, err *e);
 

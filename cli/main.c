@@ -18,7 +18,9 @@ static const command commands[] = {
     {"check-config", command_check_config, "read a configuration and say what is wrong with it"},
     {"key", command_key, "API keys: create, list, revoke"},
     {"quota", command_quota, "limits: set, show"},
-    {"usage", command_usage, "what was used: by tenant, model and day, or request by request"},
+    {"usage", command_usage,
+     "what was used: by tenant, model and day, or request by request; verify: does it add up?"},
+    {"why", command_why, "the life of one request, from its acceptance to its row"},
     {"model", command_model, "check a model file"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -1,10 +1,14 @@
 // `tiergate usage`: what the ledger says, summed by tenant, model and day, or request by request.
+// `tiergate usage verify` is in usage_verify.c.
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/pg.h"
 #include "cli/commands.h"
 #include "cli/settings.h"
+#include "cli/usage_verify.h"
+
+#define N(a) (int)(sizeof a / sizeof *a)
 
 typedef struct column {
     const char *name;
@@ -98,10 +102,20 @@ int command_usage(int argc, char **argv, err *e) {
         {"requests", OPTION_FLAG, &requests, NULL, "request by request, the newest first"},
         {"json", OPTION_FLAG, &json, NULL, "print JSON"},
     };
-    int shown =
-        settings_parse(rows, sizeof rows / sizeof *rows, argc, argv, "tiergate usage [options]", e);
-    if (shown)
-        return shown < 0 ? -1 : 0;
+    const char *words[1];
+    bool help;
+    int n_words;
+    if (options_parse(rows, N(rows), argc, argv, words, 1, &n_words, &help, e))
+        return -1;
+    if (help) {
+        buf text = {0};
+        options_help(rows, N(rows), &text);
+        printf("tiergate usage [verify] [options]\n\n%s", text.data);
+        buf_release(&text);
+        return 0;
+    }
+    if (n_words && strcmp(words[0], "verify"))
+        return err_set(e, ERR_INVALID, "action", "the only action is verify, not '%s'", words[0]);
     if (days < 1 || days > 36500 || limit < 1 || limit > 10000000)
         return err_set(e, ERR_INVALID, "days", "--days is 1 to 36500, --limit 1 to 10000000");
     char days_text[16], limit_text[16];
@@ -110,8 +124,11 @@ int command_usage(int argc, char **argv, err *e) {
     const report *what = requests ? &by_request : &by_day;
     pg *db = NULL;
     pg_result *r = NULL;
-    if (settings_load(&s, &c, e) || settings_need_postgres(&c, e) ||
-        pg_connect(c.postgres_url, &db, e))
+    if (settings_load(&s, &c, e) || settings_need_postgres(&c, e))
+        return -1;
+    if (n_words)
+        return usage_verify(&c, json, e);
+    if (pg_connect(c.postgres_url, &db, e))
         return -1;
     pg_set_limit(db, 0); // a long report may take its time
     int rc = pg_query(db, what->sql, 3, (const char *[]){tenant, days_text, limit_text}, &r, e);

@@ -236,9 +236,21 @@ int quota_read_record(const char *p, size_t n, quota_record *out, err *e) {
         return err_set(e, ERR_FORMAT, "gw", "a record has a bad gw");
     memcpy(gateway, word[15], n_gateway);
     gateway[n_gateway] = '\0';
-    out->gateway = strtoull(gateway, NULL, 16);
-    out->prefilled = word[2][0] == '1';
-    out->prompt = (int)strtol(word[4], NULL, 10);
+    *out = (quota_record){.gateway = strtoull(gateway, NULL, 16),
+                          .is_open = word[0][0] == 'o',
+                          .sent = (int)strtol(word[1], NULL, 10),
+                          .prefilled = word[2][0] == '1',
+                          .granted = (int)strtol(word[3], NULL, 10),
+                          .prompt = (int)strtol(word[4], NULL, 10),
+                          .held_tokens = strtoll(word[5], NULL, 10),
+                          .held_money = strtoll(word[6], NULL, 10),
+                          .held_ms = strtoll(word[9], NULL, 10),
+                          .settled = {.at_ms = strtoll(word[10], NULL, 10),
+                                      .prompt = (int)strtol(word[11], NULL, 10),
+                                      .completion = (int)strtol(word[12], NULL, 10),
+                                      .money = strtoll(word[13], NULL, 10)}};
+    snprintf(out->settled.outcome, sizeof out->settled.outcome, "%.*s",
+             (int)(word[15] - word[14]) - 1, word[14]);
     return usage_meta_parse(word[16], (size_t)(end - word[16]), &out->meta, e);
 }
 

@@ -112,8 +112,12 @@ int quota_read_ledger(pg *p, const usage_meta *m, int scope, int64_t now_s, quot
 // A record in Redis, as far as a stranger needs it.
 typedef struct quota_record {
     uint64_t gateway;
-    int prompt;
+    bool is_open; // else settled, with the values below
+    int prompt, granted, sent;
     bool prefilled;
+    int64_t held_tokens, held_money;
+    int64_t held_ms; // since when (Redis' clock)
+    quota_settlement settled;
     usage_meta meta;
 } quota_record;
 int quota_read_record(const char *p, size_t n, quota_record *out, err *e);

@@ -23,6 +23,7 @@
 //   UNRECORDED  the client was told, row pushed         the recorder's letter after COMMIT
 #include "router/request_internal.h"
 #include "base/clock.h"
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,7 @@ static void fill_meta(request *q) {
     snprintf(meta->adapter, sizeof meta->adapter, "%s", s->adapter);
     snprintf(meta->tier, sizeof meta->tier, "%s", m->tier);
     memcpy(meta->idem, s->idem, sizeof meta->idem);
+    snprintf(meta->route, sizeof meta->route, "%s", s->route ? s->route : "");
     meta->price_in = m->price_in;
     meta->price_cached = m->price_cached;
     meta->price_out = m->price_out;
@@ -234,6 +236,7 @@ static request *make(router *r, const request_spec *spec, const request_events *
     copy_spec(q, spec);
     fill_meta(q);
     q->rates = RATES_NONE;
+    snprintf(q->row->gateway, sizeof q->row->gateway, "%016" PRIx64, r->gateway);
     q->limits = arena_alloc(&q->a, sizeof *q->limits);
     limits_apply(r->s->limits, q->meta, q->limits);
     q->end = arena_alloc(&q->a, sizeof *q->end);

@@ -45,6 +45,7 @@ typedef struct request_spec { // everything is copied by router_submit, except w
     lane lane;
     const char *endpoint; // "chat", "completions": static
     const char *task;     // static
+    const char *route;    // why this model, for the ledger; NULL: not known
     const int32_t *prompt;
     int n_prompt;
     int n_choices;       // 1..JOB_CHOICES

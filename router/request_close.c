@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/log.h"
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +21,32 @@ static int handed_tokens(const request *q) {
     return n;
 }
 
+// Did a limit end it? One that stopped by itself was not limited, whatever was granted.
+static bool is_cut(const request *q) {
+    for (int i = 0; q->limited_by[0] && i < q->spec->n_choices; i++)
+        if (q->choices[i].finish == FINISH_LENGTH)
+            return true;
+    return false;
+}
+
+static void fill_trace(request *q) {
+    usage_row *w = q->row;
+    const request_spec *s = q->spec;
+    for (int i = 0; i < s->n_choices; i++)
+        w->steps = q->choices[i].n_steps > w->steps ? q->choices[i].n_steps : w->steps;
+    w->granted = q->granted;
+    w->held_tokens = s->n_prompt + (int64_t)s->n_choices * q->granted;
+    w->held_money =
+        s->n_prompt * q->meta->price_in + (int64_t)s->n_choices * q->granted * q->meta->price_out;
+    if (q->worker)
+        snprintf(w->worker, sizeof w->worker, "%016" PRIx64, q->worker);
+    if (is_cut(q))
+        snprintf(w->limited_by, sizeof w->limited_by, "%s", q->limited_by);
+}
+
 static void fill_row(request *q) {
     usage_row *w = q->row;
+    fill_trace(q);
     w->at_ms = clock_unix_ms(); // until settle says it
     snprintf(w->outcome, sizeof w->outcome, "%s", request_outcome_name(q->outcome));
     w->attempts = q->place.attempt;
@@ -33,14 +58,6 @@ static void fill_row(request *q) {
     w->total_ms = request_age_ms(q);
     w->engine_us = q->engine_us;
     w->first_token_ms = q->first_token_ms;
-}
-
-// Did a limit end it? One that stopped by itself was not limited, whatever was granted.
-static bool is_cut(const request *q) {
-    for (int i = 0; q->limited_by[0] && i < q->spec->n_choices; i++)
-        if (q->choices[i].finish == FINISH_LENGTH)
-            return true;
-    return false;
 }
 
 static void fill_end(request *q, const err *e) {

@@ -45,7 +45,7 @@ struct sweeper {
 
 // ---- closing
 
-static recorder_entry *make_entry(const char *id, const usage_meta *m) {
+static recorder_entry *make_entry(const char *id, const usage_meta *m, const quota_record *known) {
     recorder_entry *x = calloc(1, sizeof *x);
     if (!x)
         fatal("out of memory for a row");
@@ -53,6 +53,12 @@ static recorder_entry *make_entry(const char *id, const usage_meta *m) {
     x->row.meta = *m;
     x->row.first_token_ms = -1;
     x->is_settled = true;
+    if (known) {
+        snprintf(x->row.gateway, sizeof x->row.gateway, "%016" PRIx64, known->gateway);
+        x->row.granted = known->granted;
+        x->row.held_tokens = known->held_tokens;
+        x->row.held_money = known->held_money;
+    }
     return x;
 }
 
@@ -78,8 +84,8 @@ static int settle_unknown(redis *r, usage_row *row, request_outcome why, err *e)
     return rc ? -1 : verdict == QUOTA_GONE;
 }
 
-static void close_record(sweeper *w, const char *id, const usage_meta *m) {
-    recorder_entry *x = make_entry(id, m);
+static void close_record(sweeper *w, const char *id, const quota_record *known) {
+    recorder_entry *x = make_entry(id, &known->meta, known);
     err e = {0};
     if (settle_unknown(w->cache, &x->row, OUTCOME_GATEWAY_LOST, &e)) {
         free(x); // somebody else was faster, or the next sweep tries again
@@ -92,7 +98,7 @@ static void close_record(sweeper *w, const char *id, const usage_meta *m) {
 }
 
 int sweep_journaled(redis *r, const journal_open_id *id, recorder *to, err *e) {
-    recorder_entry *x = make_entry(id->row.id, &id->row.meta);
+    recorder_entry *x = make_entry(id->row.id, &id->row.meta, NULL);
     x->segment = id->segment;
     if (id->is_finished) {
         x->row = id->row;
@@ -216,7 +222,7 @@ static void look_at(sweeper *w, const char *tenant, const char *id, const redis_
     }
     if (is_orphan ||
         (!ask_own(w, record.gateway, tenant, id) && is_long_missing(w, record.gateway)))
-        close_record(w, id, &record.meta);
+        close_record(w, id, &record);
 }
 
 static void look_at_some(sweeper *w, const char *tenant, const redis_value *ids, size_t from,

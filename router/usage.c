@@ -16,16 +16,23 @@ typedef struct field {
     const char *name;
     field_kind kind;
     size_t at, size;
+    bool is_optional; // missing in what an earlier version wrote
 } field;
 
 #define TEXT(s, f)                                                                                 \
-    { #f, FIELD_TEXT, offsetof(s, f), sizeof((s *)0)->f }
+    { #f, FIELD_TEXT, offsetof(s, f), sizeof((s *)0)->f, false }
+#define LATER_TEXT(s, f)                                                                           \
+    { #f, FIELD_TEXT, offsetof(s, f), sizeof((s *)0)->f, true }
 #define UUID(s, f)                                                                                 \
-    { #f, FIELD_UUID, offsetof(s, f), sizeof((s *)0)->f }
+    { #f, FIELD_UUID, offsetof(s, f), sizeof((s *)0)->f, false }
 #define INT(s, f)                                                                                  \
-    { #f, FIELD_INT, offsetof(s, f), sizeof(int) }
+    { #f, FIELD_INT, offsetof(s, f), sizeof(int), false }
+#define LATER_INT(s, f)                                                                            \
+    { #f, FIELD_INT, offsetof(s, f), sizeof(int), true }
 #define INT64(s, f)                                                                                \
-    { #f, FIELD_INT64, offsetof(s, f), sizeof(int64_t) }
+    { #f, FIELD_INT64, offsetof(s, f), sizeof(int64_t), false }
+#define LATER_INT64(s, f)                                                                          \
+    { #f, FIELD_INT64, offsetof(s, f), sizeof(int64_t), true }
 #define COUNT(a) (sizeof a / sizeof *a)
 
 static const field meta_fields[] = {
@@ -33,13 +40,27 @@ static const field meta_fields[] = {
     INT64(usage_meta, accepted_ms), TEXT(usage_meta, endpoint),      TEXT(usage_meta, task),
     TEXT(usage_meta, model),        TEXT(usage_meta, adapter),       TEXT(usage_meta, tier),
     INT64(usage_meta, price_in),    INT64(usage_meta, price_cached), INT64(usage_meta, price_out),
-    TEXT(usage_meta, idem),         TEXT(usage_meta, scopes),
+    TEXT(usage_meta, idem),         TEXT(usage_meta, scopes),        LATER_TEXT(usage_meta, route),
 };
 static const field row_fields[] = {
-    INT64(usage_row, at_ms),     TEXT(usage_row, outcome),         INT(usage_row, attempts),
-    INT(usage_row, prompt),      INT(usage_row, cached),           INT(usage_row, completion),
-    INT64(usage_row, money),     INT64(usage_row, queue_ms),       INT64(usage_row, total_ms),
-    INT64(usage_row, engine_us), INT64(usage_row, first_token_ms),
+    INT64(usage_row, at_ms),
+    TEXT(usage_row, outcome),
+    INT(usage_row, attempts),
+    INT(usage_row, prompt),
+    INT(usage_row, cached),
+    INT(usage_row, completion),
+    INT64(usage_row, money),
+    INT64(usage_row, queue_ms),
+    INT64(usage_row, total_ms),
+    INT64(usage_row, engine_us),
+    INT64(usage_row, first_token_ms),
+    LATER_TEXT(usage_row, gateway),
+    LATER_TEXT(usage_row, worker),
+    LATER_TEXT(usage_row, limited_by),
+    LATER_INT(usage_row, steps),
+    LATER_INT(usage_row, granted),
+    LATER_INT64(usage_row, held_tokens),
+    LATER_INT64(usage_row, held_money),
 };
 
 static void put_fields(const field *f, size_t n, const void *from, buf *out) {
@@ -82,9 +103,12 @@ static int parse_fields(const field *f, size_t n_fields, const char *p, size_t n
     json_error_t why;
     json_t *object = json_loadb(p, n, JSON_REJECT_DUPLICATES, &why);
     int rc = json_is_object(object) ? 0 : err_set(e, ERR_FORMAT, NULL, "not a JSON object");
-    for (size_t i = 0; !rc && i < n_fields; i++)
-        if (read_field(&f[i], json_object_get(object, f[i].name), (char *)to + f[i].at))
+    for (size_t i = 0; !rc && i < n_fields; i++) {
+        const json_t *v = json_object_get(object, f[i].name);
+        bool is_absent = !v && f[i].is_optional;
+        if (!is_absent && read_field(&f[i], v, (char *)to + f[i].at))
             rc = err_set(e, ERR_FORMAT, f[i].name, "bad or missing %s", f[i].name);
+    }
     json_decref(object);
     return rc;
 }
@@ -118,7 +142,10 @@ void usage_row_settle(usage_row *r, const quota_settlement *s) {
     r->prompt = s->prompt;
     r->completion = s->completion;
     r->money = s->money;
-    r->cached = r->cached < r->prompt ? r->cached : r->prompt;
+    // A stranger knows nothing of the cache: then no token was cheaper.
+    if (r->cached > r->prompt ||
+        r->money != usage_money(&r->meta, r->prompt, r->cached, r->completion))
+        r->cached = 0;
     memcpy(r->outcome, s->outcome, sizeof r->outcome);
 }
 
@@ -136,16 +163,17 @@ static const char insert_sql[] =
     "WITH fresh AS ("
     " INSERT INTO usage (request_id, tenant_id, user_id, key_id, at, accepted_at, endpoint, task,"
     "  model, adapter, tier, outcome, attempts, prompt_tokens, cached_tokens, completion_tokens,"
-    "  money, queue_ms, first_token_ms, total_ms, engine_us)"
+    "  money, queue_ms, first_token_ms, total_ms, engine_us, trace)"
     " SELECT id, tenant, usr, key, to_timestamp(at / 1000.0), to_timestamp(accepted / 1000.0),"
     "  endpoint, task, model, adapter, tier, outcome, attempts, prompt, cached, completion, money,"
-    "  queue_ms, nullif(first_token_ms, -1), total_ms, engine_us"
+    "  queue_ms, nullif(first_token_ms, -1), total_ms, engine_us, trace::jsonb"
     " FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::bigint[],"
     "  $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::int[],"
     "  $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[],"
-    "  $20::bigint[], $21::bigint[])"
+    "  $20::bigint[], $21::bigint[], $22::text[])"
     "  AS r(id, tenant, usr, key, at, accepted, endpoint, task, model, adapter, tier, outcome,"
-    "  attempts, prompt, cached, completion, money, queue_ms, first_token_ms, total_ms, engine_us)"
+    "  attempts, prompt, cached, completion, money, queue_ms, first_token_ms, total_ms, engine_us,"
+    "  trace)"
     " ON CONFLICT (request_id) DO NOTHING"
     " RETURNING tenant_id, user_id, key_id, model, at, money,"
     "  prompt_tokens + completion_tokens AS tokens),"
@@ -159,7 +187,8 @@ static const char insert_sql[] =
     "  tokens = q.tokens + excluded.tokens, money = q.money + excluded.money)"
     " SELECT count(*) FROM fresh";
 
-#define N_COLUMNS 21
+#define N_COLUMNS 22
+#define TRACE_COLUMN 21
 
 static void put_text_element(buf *b, const char *s) {
     buf_puts(b, "\"");
@@ -173,6 +202,29 @@ static void put_text_element(buf *b, const char *s) {
 
 static void put_int_element(buf *b, int64_t v) { buf_printf(b, "%" PRId64, v); }
 
+static void put_trace_text(buf *b, const char *name, const char *text) {
+    buf_printf(b, "\"%s\":", name);
+    if (*text)
+        buf_put_json(b, text, strlen(text));
+    else
+        buf_puts(b, "null");
+    buf_puts(b, ",");
+}
+
+static void put_trace(buf *b, const usage_row *r) {
+    const usage_meta *m = &r->meta;
+    buf_puts(b, "{");
+    put_trace_text(b, "route", m->route);
+    put_trace_text(b, "gateway", r->gateway);
+    put_trace_text(b, "worker", r->worker);
+    put_trace_text(b, "limited_by", r->limited_by);
+    buf_printf(b,
+               "\"steps\":%d,\"granted\":%d,\"held_tokens\":%" PRId64 ",\"held_money\":%" PRId64
+               ",\"price_in\":%" PRId64 ",\"price_cached\":%" PRId64 ",\"price_out\":%" PRId64 "}",
+               r->steps, r->granted, r->held_tokens, r->held_money, m->price_in, m->price_cached,
+               m->price_out);
+}
+
 static void put_row(buf columns[N_COLUMNS], const usage_row *r) {
     const char *const text[] = {
         r->id,        r->meta.tenant,   r->meta.user, r->meta.key,   NULL,
@@ -180,6 +232,8 @@ static void put_row(buf columns[N_COLUMNS], const usage_row *r) {
         r->meta.tier, r->outcome};
     const int64_t numbers[] = {r->attempts, r->prompt,         r->cached,   r->completion, r->money,
                                r->queue_ms, r->first_token_ms, r->total_ms, r->engine_us};
+    buf trace = {0};
+    put_trace(&trace, r);
     for (int i = 0; i < N_COLUMNS; i++) {
         buf *b = &columns[i];
         buf_puts(b, b->len ? "," : "{");
@@ -189,9 +243,12 @@ static void put_row(buf columns[N_COLUMNS], const usage_row *r) {
             put_int_element(b, r->meta.accepted_ms);
         else if (i < 12)
             put_text_element(b, text[i]);
+        else if (i == TRACE_COLUMN)
+            put_text_element(b, trace.data);
         else
             put_int_element(b, numbers[i - 12]);
     }
+    buf_release(&trace);
 }
 
 // By id, so that two that insert the same rows take their locks in the same order.

@@ -22,6 +22,7 @@ typedef struct usage_meta {
     char model[64], adapter[64], tier[16];
     int64_t price_in, price_cached, price_out; // nano-units per token
     char idem[65];                             // hash of the Idempotency-Key, "" = none
+    char route[96];                            // why this model, "" = not known
     char scopes[USAGE_SCOPES + 1]; // letters of the scopes that were held: t u k m, in that order
 } usage_meta;
 
@@ -34,9 +35,16 @@ typedef struct usage_row {
     int64_t money;                            // nano-units
     int64_t queue_ms, total_ms, engine_us;
     int64_t first_token_ms; // -1: none was made
+    // the column trace: what only `tiergate why` and `tiergate usage verify` need
+    char gateway[17], worker[17]; // incarnations, the last attempt's worker; "" = not known
+    char limited_by[8];           // kind of the limit that ended it
+    int steps;                    // of the engine that brought tokens
+    int granted;                  // tokens per choice, with all extensions
+    int64_t held_tokens, held_money;
 } usage_row;
 
-// One line of JSON each; the row's without its meta. Reading: ERR_FORMAT names the field.
+// One line of JSON each; the row's without its meta. Reading: ERR_FORMAT names the field; what a
+// later version added may be missing.
 void usage_meta_put(const usage_meta *m, buf *out);
 int usage_meta_parse(const char *p, size_t n, usage_meta *out, err *e);
 void usage_row_put(const usage_row *r, buf *out);

@@ -117,6 +117,7 @@ static void fill_spec(const generation *g, const part *p, request_spec *s) {
         .lane = g->lane,
         .endpoint = g->q.kind == OPENAI_CHAT ? "chat" : "completions",
         .task = g->task,
+        .route = g->route,
         .prompt = p->prompt.ids,
         .n_prompt = p->n_prompt,
         .n_choices = g->q.n_choices,
@@ -151,21 +152,20 @@ static int submit_part(generation *g, part *p) {
     return failed;
 }
 
-// A header's value: printable ASCII only.
-static void set_route_header(const generation *g) {
+// A header's value, and the ledger's: printable ASCII only.
+static void explain_route(generation *g) {
     const config_model *m = g->target.model->config;
     bool is_own = strcmp(g->target.name, m->name) == 0;
-    char text[160];
-    snprintf(text, sizeof text, "tier=%s; why=%s%s", m->tier, is_own ? "model id" : "alias ",
-             is_own ? "" : g->target.name);
-    for (char *p = text; *p; p++)
+    snprintf(g->route, sizeof g->route, "tier=%s; why=%s%s", m->tier,
+             is_own ? "model id" : "alias ", is_own ? "" : g->target.name);
+    for (char *p = g->route; *p; p++)
         if (*p < 0x20 || *p > 0x7e)
             *p = '?';
-    exchange_set_header(g->c->x, "x-tiergate-route", text);
+    exchange_set_header(g->c->x, "x-tiergate-route", g->route);
 }
 
 static void submit(generation *g) {
-    set_route_header(g);
+    explain_route(g);
     generation_open(g);
     for (int i = 0; i < g->n_parts; i++)
         g->parts[i].has_ended = true; // until it is submitted

@@ -31,6 +31,7 @@ struct generation {
     openai_request q; // its JSON tree is released once the prompts are tokens
     assign_target target;
     const char *task; // static
+    char route[160];  // why this model
     lane lane;
     int64_t deadline_ms;
     bool allow_truncate, is_fim;

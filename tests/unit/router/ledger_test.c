@@ -111,6 +111,33 @@ static void what_is_odd_in_a_name_arrives_as_it_is(void **state) {
     free(at);
 }
 
+static void what_an_earlier_version_wrote_is_read(void **state) {
+    (void)state;
+    static const char row[] = "{\"at_ms\":1,\"outcome\":\"ok\",\"attempts\":1,\"prompt\":5,"
+                              "\"cached\":0,\"completion\":4,\"money\":7,\"queue_ms\":1,"
+                              "\"total_ms\":2,\"engine_us\":3,\"first_token_ms\":-1}";
+    usage_row r = {0};
+    err e = {0};
+    assert_int_equal(usage_row_parse(row, strlen(row), &r, &e), 0);
+    assert_true(r.completion == 4 && r.held_tokens == 0 && !r.gateway[0]);
+    assert_int_equal(usage_row_parse("{\"at_ms\":1}", 11, &r, &e), -1);
+    assert_string_equal(e.param, "outcome");
+}
+
+static void a_stranger_that_settled_made_no_token_cheaper(void **state) {
+    (void)state;
+    usage_row r = make_row(4);
+    r.meta.price_in = 10;
+    r.meta.price_cached = 2;
+    r.cached = 3;
+    quota_settlement own = {.prompt = 5, .completion = 4, .money = 2 * 10 + 3 * 2};
+    usage_row_settle(&r, &own);
+    assert_int_equal(r.cached, 3);
+    quota_settlement strange = {.prompt = 5, .completion = 2, .money = 50};
+    usage_row_settle(&r, &strange);
+    assert_true(r.cached == 0 && r.money == usage_money(&r.meta, r.prompt, r.cached, 2));
+}
+
 static void no_rows_are_no_error(void **state) {
     (void)state;
     int fresh = 1;
@@ -218,6 +245,8 @@ int main(void) {
 #define LEDGER(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
         LEDGER(a_row_sent_again_changes_nothing),
+        LEDGER(what_an_earlier_version_wrote_is_read),
+        LEDGER(a_stranger_that_settled_made_no_token_cheaper),
         LEDGER(what_is_odd_in_a_name_arrives_as_it_is),
         LEDGER(no_rows_are_no_error),
         LEDGER(rows_sent_by_many_recorders_come_once),

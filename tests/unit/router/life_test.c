@@ -61,6 +61,34 @@ static void a_row_equals_what_the_client_was_handed(void **state) {
     life_close(&f);
 }
 
+static void a_row_keeps_what_explains_it(void **state) {
+    (void)state;
+    life_client c;
+    life_open(&f);
+    life_client_init(&c, &f, 10);
+    c.spec.route = "tier=135m; why=\"quoted\" \\ {brace}";
+    life_worker *w = life_worker_start(&f, answer_4, NULL);
+    submit(&c);
+    assert_true(life_run(&f, life_client_ended, &c, 5000));
+    char worker[20];
+    snprintf(worker, sizeof worker, "%016llx", (unsigned long long)w->id);
+    life_worker_join(w);
+    assert_true(life_wait_rows(&f, 1, 3000));
+    char *row = life_text(&f, "SELECT concat_ws(' ', trace->>'steps', trace->>'granted', "
+                              "trace->>'held_tokens', trace->>'held_money', trace->>'price_in', "
+                              "trace->>'price_cached', trace->>'price_out', "
+                              "length(trace->>'gateway'), trace->>'limited_by') FROM usage");
+    assert_string_equal(row, "4 10 15 350 10 2 30 16");
+    free(row);
+    row = life_text(&f, "SELECT trace->>'route' FROM usage");
+    assert_string_equal(row, c.spec.route);
+    free(row);
+    row = life_text(&f, "SELECT trace->>'worker' FROM usage");
+    assert_string_equal(row, worker);
+    free(row);
+    life_close(&f);
+}
+
 static void an_answer_that_is_not_streamed_counts_when_its_last_token_is_there(void **state) {
     (void)state;
     life_client c;
@@ -755,6 +783,7 @@ int main(void) {
 #define LIFE(test) cmocka_unit_test_setup(test, setup)
     const struct CMUnitTest tests[] = {
         LIFE(a_row_equals_what_the_client_was_handed),
+        LIFE(a_row_keeps_what_explains_it),
         LIFE(an_answer_that_is_not_streamed_counts_when_its_last_token_is_there),
         LIFE(a_stream_is_not_complete_before_the_socket_took_all),
         LIFE(choices_are_counted_apart_and_together),
