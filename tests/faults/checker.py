@@ -92,7 +92,8 @@ class Checker:
     def __init__(self, history, rows, accepted, made, kinds, faults, prices=(3, 1, 7)):
         self.history, self.rows, self.accepted, self.made = history, rows, accepted, made
         self.kinds = kinds  # each: prompt_tokens, references [(text, finish)] per choice
-        self.faults = faults  # each: begin, end (recovered), gateways (set of indices), redis, kills_worker
+        self.faults = faults  # each: begin, end (recovered), gateways (set of indices), redis, kills_worker,
+        # drains
         self.prices = prices
         self.by_id = {r.id: r for r in rows}
         self.poisoned = {r.tenant for r in rows if r.outcome == "dead_letter"}  # their bodies are refused for a while
@@ -121,8 +122,12 @@ class Checker:
         failed = x["end"] in ("dropped", "refused", "error_event", "unsent") and x["code"] not in BY_LIMIT
         failed = failed and not (x["code"] == "request_in_progress" and "again" in x)
         failed = failed and not (x["code"] == "poison_request" and x["tenant_id"] in self.poisoned)
-        if failed and not self.overlapping(x):
+        faults = self.overlapping(x)
+        if failed and not faults:
             self.say("P1", x, "failed without any fault")
+        begun = x["end"] in ("error_event", "dropped") and x["status"] == 200
+        if begun and faults and all(f["drains"] for f in faults):
+            self.say("P1", x, "begun, and cut by an orderly stop")
 
     def check_row_exists(self, x):
         if x.get("replayed"):
