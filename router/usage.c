@@ -137,15 +137,21 @@ int64_t usage_money(const usage_meta *m, int prompt, int cached, int completion)
            (int64_t)completion * m->price_out;
 }
 
+// A stranger knows nothing of the cache, but what was settled was paid for cheaper tokens.
+static int cached_of(const usage_row *r) {
+    int64_t saved = usage_money(&r->meta, r->prompt, 0, r->completion) - r->money;
+    int64_t each = r->meta.price_in - r->meta.price_cached;
+    return each > 0 && saved > 0 && saved / each <= r->prompt ? (int)(saved / each) : 0;
+}
+
 void usage_row_settle(usage_row *r, const quota_settlement *s) {
     r->at_ms = s->at_ms;
     r->prompt = s->prompt;
     r->completion = s->completion;
     r->money = s->money;
-    // A stranger knows nothing of the cache: then no token was cheaper.
     if (r->cached > r->prompt ||
         r->money != usage_money(&r->meta, r->prompt, r->cached, r->completion))
-        r->cached = 0;
+        r->cached = cached_of(r);
     memcpy(r->outcome, s->outcome, sizeof r->outcome);
 }
 

@@ -138,6 +138,17 @@ static void a_stranger_that_settled_made_no_token_cheaper(void **state) {
     assert_true(r.cached == 0 && r.money == usage_money(&r.meta, r.prompt, r.cached, 2));
 }
 
+static void a_stranger_learns_from_the_money_what_was_cached(void **state) {
+    (void)state;
+    usage_row r = make_row(5);
+    r.meta.price_in = 10;
+    r.meta.price_cached = 2;
+    quota_settlement owners = {.prompt = 5, .completion = 4, .money = 2 * 10 + 3 * 2};
+    usage_row_settle(&r, &owners);
+    assert_int_equal(r.cached, 3);
+    assert_int_equal(r.money, usage_money(&r.meta, r.prompt, r.cached, r.completion));
+}
+
 static void no_rows_are_no_error(void **state) {
     (void)state;
     int fresh = 1;
