@@ -258,6 +258,7 @@ int main(void) {
         LEDGER(a_row_sent_again_changes_nothing),
         LEDGER(what_an_earlier_version_wrote_is_read),
         LEDGER(a_stranger_that_settled_made_no_token_cheaper),
+        LEDGER(a_stranger_learns_from_the_money_what_was_cached),
         LEDGER(what_is_odd_in_a_name_arrives_as_it_is),
         LEDGER(no_rows_are_no_error),
         LEDGER(rows_sent_by_many_recorders_come_once),
