@@ -51,6 +51,7 @@ typedef struct worker {
     run *runs, **last; // in order of arrival
     uint64_t n_runs;   // numbers given
     int64_t claim_ms;  // when the next claim is due
+    bool is_hungry;    // the last claim found too little: the bell tells of more
     queue_charge charges[CHARGES];
     char charge_tenants[CHARGES][ID_UUID_TEXT];
     int n_charges;
@@ -235,6 +236,11 @@ static int room(const worker *w) {
     return n < 0 ? 0 : n > CLAIM_MOST ? CLAIM_MOST : n;
 }
 
+// Each second, at a bell, and as soon as there is room while more may wait.
+static bool claim_is_due(const worker *w, int64_t now) {
+    return now >= w->claim_ms || (!w->is_hungry && w->r && room(w) > 0);
+}
+
 static void claim(worker *w) {
     queue_claimed got[CLAIM_MOST];
     int max = room(w), n, thrown;
@@ -258,6 +264,8 @@ static void claim(worker *w) {
             return;
         }
     bool more = n == max && max > 0;
+    if (max > 0)
+        w->is_hungry = !more;
     w->claim_ms = clock_mono_ms() + (more || (thrown && !n) ? 0 : CLAIM_MS);
     if (n)
         send_all(w); // CLAIM frames leave at once
@@ -353,7 +361,7 @@ static int serve(worker *w, err *e) {
         }
         if (drain_until && (!w->runs || stops > 1 || now > drain_until))
             return 0;
-        if (!drain_until && now >= w->claim_ms)
+        if (!drain_until && claim_is_due(w, now))
             claim(w);
         if (w->runs) {
             if (step(w, e))

@@ -276,6 +276,22 @@ static void a_bell_brings_work_at_once(void **state) {
     assert_in_range(most, 0, 600); // not the second of a claim without a bell
 }
 
+static void a_slot_that_frees_is_filled_at_once(void **state) {
+    (void)state;
+    enum { N = 16 };
+    job j[N];
+    kill(worker, SIGSTOP);
+    for (int i = 0; i < N; i++) {
+        j[i] = letterbox_job(&m, i + 1, prompt, 5, 3);
+        enqueue(&j[i]);
+    }
+    kill(worker, SIGCONT);
+    int64_t begun = clock_mono_ms();
+    for (int i = 0; i < N; i++)
+        assert_true(letterbox_wait_last(&m, j[i].id, 1, 20000));
+    assert_in_range(clock_mono_ms() - begun, 0, 2500); // two slots: a claim a second took eight
+}
+
 // ---- the prefix cache
 
 // What the worker's operations listener says of a metric; -1: nothing.
@@ -462,6 +478,7 @@ int main(void) {
         WORKER(many_jobs_are_answered_like_each_alone),
         WORKER(a_worker_takes_its_slots_and_one_more),
         WORKER(a_bell_brings_work_at_once),
+        WORKER(a_slot_that_frees_is_filled_at_once),
         WORKER(a_tenant_finds_its_own_prompts_and_no_others),
         WORKER(a_cancelled_run_stops_and_says_no_more),
         WORKER(a_gateway_without_a_lease_loses_its_runs),
