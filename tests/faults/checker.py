@@ -179,11 +179,7 @@ class Checker:
         if row.attempts > ATTEMPTS_MOST:
             self.say("P6", x, f"{row.attempts} attempts of {row.id}")
         full, cached, out = self.prices
-        most = row.prompt * full + row.completion * out
-        least = row.prompt * cached + row.completion * out
-        exact = most - row.cached * (full - cached)
-        is_strangers = row.attempts == 0  # it knows what was paid, not how much of the prompt was cached
-        if not (least <= row.money <= most if is_strangers else row.money == exact):
+        if row.money != (row.prompt - row.cached) * full + row.cached * cached + row.completion * out:
             self.say("P2", x, f"row {row.id} costs {row.money}, which its tokens do not")
         if x and row.prompt not in (0, self.kinds[x["kind"]]["prompt_tokens"]):
             self.say("P3", x, f"the row has {row.prompt} prompt tokens")
