@@ -2,13 +2,14 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
 
 import pytest
 
-from installation import Installation, wait_for
+from installation import BINARY, Installation, wait_for
 
 CHAT = "/v1/chat/completions"
 LONG = 120  # tokens of a stream that something happens to; fits the model's context
@@ -259,3 +260,11 @@ def test_a_database_that_is_away_costs_no_row_and_no_known_key(home, gateway, ho
     assert wait_for(lambda: gateway.request("GET", "/v1/models", key=unknown)[0] == 200, 10)
     rows = [r["request_id"] for r in gateway.rows()]
     assert len(rows) == len(set(rows)) >= before + 5
+
+
+# ---- after all of that
+
+
+def test_the_ledger_adds_up_after_all_of_that(gateway, home):
+    done = subprocess.run([BINARY, "usage", "verify", "--data", home.data], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

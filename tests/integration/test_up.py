@@ -136,7 +136,9 @@ def test_check_config_shows_what_is_in_force_or_what_is_wrong(up, tmp_path):
 
 
 def test_every_command_has_help():
-    for command in ("up", "gateway", "worker", "migrate", "check-config", "key", "usage", "model"):
+    commands = re.findall(r"^  tiergate ([\w-]+)", run("help", check=True).stdout, re.M)
+    assert {"up", "gateway", "worker", "migrate", "check-config", "key", "usage", "model"} <= set(commands)
+    for command in commands:
         done = run(command, "--help")
         assert done.returncode == 0 and done.stdout.startswith(f"tiergate {command}"), command
     assert run("nonsense").returncode == 2
