@@ -113,7 +113,7 @@ static void what_a_sequence_made_is_found_when_it_comes_back(void **state) {
 static void forks_of_a_found_prefix_get_what_each_gets_alone(void **state) {
     tiny_engine f = {0};
     err e = {0};
-    int32_t ids[PROMPT], made[2][MADE], plain[2][MADE];
+    int32_t ids[PROMPT + MADE], made[2][MADE], plain[2][MADE];
     sampling_params p = tiny_lively();
     engine_seq *s, *t;
     tiny_engine_open(&f, "llama", tiny_config(*state, 2));
@@ -137,6 +137,12 @@ static void forks_of_a_found_prefix_get_what_each_gets_alone(void **state) {
         engine_seq_free(f.g, s);
         engine_seq_free(f.g, t);
         assert_int_equal(engine_kv_tokens_free(f.g), total);
+        for (int i = 0; i < 2; i++) { // what each made is found behind the prompt
+            memcpy(ids + PROMPT, made[i], sizeof made[i]);
+            s = tiny_seq(f.g, &p, ids, PROMPT + MADE, MADE, salt_a);
+            assert_int_equal(engine_seq_length(s), (PROMPT + MADE - 1) / PAGE * PAGE);
+            engine_seq_free(f.g, s);
+        }
     }
     tiny_engine_close(&f);
 }

@@ -168,6 +168,25 @@ static void a_choice_that_lost_its_place_comes_back_to_its_own_pages(void **stat
     bench_close(&b);
 }
 
+// It loses its place in the middle of its prompt and then finds what it had fed itself.
+static void what_a_request_left_itself_is_not_told_as_found(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b, 2, 2, 160); // a token of the second job for each of the first
+    job j = bench_job(&b.m, 1, 0, 20, 100), k = bench_job(&b.m, 2, 200, 79, 5);
+    bench_add(&b, &j);
+    run *r = bench_add(&b, &k);
+    while (!b.n_preempted) {
+        bench_step(&b);
+        assert_false(r->prefilled);
+    }
+    bench_run(&b);
+    assert_true(hits(&b) > 0);
+    assert_int_equal(bench_told(&b, &k)->n_prefilled, 1);
+    assert_int_equal(bench_told(&b, &k)->cached, 0);
+    bench_close(&b);
+}
+
 // ---- who shares
 
 static void all_that_may_not_be_shared_is_in_the_salt(void **state) {
@@ -208,6 +227,7 @@ int main(void) {
         cmocka_unit_test(what_a_running_sequence_holds_needs_no_room),
         cmocka_unit_test(what_only_the_cache_holds_is_room),
         cmocka_unit_test(a_choice_that_lost_its_place_comes_back_to_its_own_pages),
+        cmocka_unit_test(what_a_request_left_itself_is_not_told_as_found),
         cmocka_unit_test(all_that_may_not_be_shared_is_in_the_salt),
     };
     if (!test_has_redis()) {
