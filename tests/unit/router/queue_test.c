@@ -211,6 +211,19 @@ static void a_tenant_that_was_away_earns_nothing_by_it(void **state) {
     assert_in_range(of_two, 19, 21);
 }
 
+static void a_visitor_beside_a_flood_of_ten_thousand_is_passed_over_once_at_most(void **state) {
+    (void)state;
+    queue_claimed got[SLOTS];
+    for (int i = 0; i < 10000; i++)
+        enqueue_new(1, i, LANE_INTERACTIVE, 100);
+    for (int visit = 0; visit < 20; visit++) {
+        assert_int_equal(claim_with(SLOTS, all_lanes, got, NULL), SLOTS);
+        enqueue_new(2, 10000 + visit, LANE_INTERACTIVE, 200);
+        assert_int_equal(claim_with(2, all_lanes, got, NULL), 2);
+        assert_true(is_tenant(&got[0], 2) || is_tenant(&got[1], 2)); // equal counters: by name
+    }
+}
+
 static void lanes_go_by_priority_and_none_starves(void **state) {
     (void)state;
     queue_claimed got[1];
@@ -501,6 +514,7 @@ int main(void) {
         WITH_REDIS(output_is_charged_with_the_next_claim),
         WITH_REDIS(a_tenant_that_was_away_earns_nothing_by_it),
         WITH_REDIS(lanes_go_by_priority_and_none_starves),
+        WITH_REDIS(a_visitor_beside_a_flood_of_ten_thousand_is_passed_over_once_at_most),
         WITH_REDIS(a_worker_gets_one_last_attempt_and_it_goes_first),
         WITH_REDIS(room_of_a_lane_is_respected),
         WITH_REDIS(expired_entries_are_thrown_away),
