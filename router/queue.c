@@ -181,6 +181,25 @@ int queue_claim(redis *r, const char *tier, int max, const int room[N_LANES],
     return rc;
 }
 
+int queue_depth(redis *r, const char *tier, int64_t out[N_LANES], err *e) {
+    command c = {0};
+    redis_reply_box *box = NULL;
+    command_words(&c, 3, (const char *const[]){"FCALL", "tq1_look", "1"});
+    put_prefix(&c, tier);
+    command_text(&c, "0");
+    int rc = command_call(&c, r, &box, e);
+    command_release(&c);
+    if (rc)
+        return -1;
+    const redis_value *v = redis_reply_value(box);
+    if (redis_value_kind(v) == REDIS_ERROR)
+        rc = refused(v, "tell its queue's depth", e);
+    for (size_t i = 0; !rc && i < N_LANES; i++) // in the order of lane
+        out[i] = redis_value_int(redis_value_at(redis_value_at(v, i), 1));
+    redis_reply_free(box);
+    return rc;
+}
+
 int queue_take_payload(redis *r, const char *tier, const char *id, int attempt, buf *out,
                        int *found, err *e) {
     char key[160];

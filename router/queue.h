@@ -48,6 +48,8 @@ typedef struct queue_claimed {
 int queue_claim(redis *r, const char *tier, int max, const int room[N_LANES],
                 const queue_charge *charges, int n_charges, queue_claimed *out, int *n, int *thrown,
                 err *e);
+// Entries that wait, per lane.
+int queue_depth(redis *r, const char *tier, int64_t out[N_LANES], err *e);
 // GETDEL of the sealed job; *found false when it is gone.
 int queue_take_payload(redis *r, const char *tier, const char *id, int attempt, buf *out,
                        int *found, err *e);

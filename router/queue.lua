@@ -263,9 +263,11 @@ local function cancel(KEYS, ARGV)
 end
 
 -- tq1_look  KEYS prefix  ARGV most  -> {lane tenant waiting oldest_ms service_ahead} ..., per lane the least served first
+-- most 0: no tenants, but {lane waiting} of every lane.
 local function look(KEYS, ARGV)
   local pre, now, m, out = KEYS[1], now_ms(), state_read(KEYS[1]), {}
-  for _, lane in ipairs(LANES) do
+  for _, lane in ipairs(ARGV[1] == '0' and LANES or {}) do out[#out + 1] = {lane, m[lane].n} end
+  for _, lane in ipairs(ARGV[1] ~= '0' and LANES or {}) do
     local tenants = redis.call('ZRANGE', pre .. 'act:' .. lane, 0, tonumber(ARGV[1]) - 1, 'WITHSCORES')
     for a = 1, #tenants, 2 do
       local queue = queue_key(pre, lane, tenants[a])

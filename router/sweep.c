@@ -5,6 +5,7 @@
 #include "router/sweep.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "router/depth.h"
 #include "router/request_internal.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -40,6 +41,7 @@ struct sweeper {
     missing_gateway gateways[GATEWAYS_MOST];
     int n_gateways;
     uint64_t n_sweeps;
+    depth *depth;
     metric *closed;
 };
 
@@ -284,12 +286,13 @@ static void close_orphans(sweeper *w) {
 
 static void sweep(sweeper *w) {
     command c = {0};
-    if (recorder_is_behind(w->s->recorder))
-        return; // what it would close waits for Postgres already
     if (!w->cache && redis_connect(w->s->c->redis_address, REDIS_MS, &w->cache, NULL)) {
         w->cache = NULL;
         return;
     }
+    depth_measure(w->depth, w->cache);
+    if (recorder_is_behind(w->s->recorder))
+        return; // what it would close waits for Postgres already
     w->n_sweeps++;
     close_orphans(w);
     if (!w->cache)
@@ -330,6 +333,7 @@ sweeper *sweeper_open(router_shared *s) {
     if (!w)
         fatal("out of memory for the sweeper");
     w->s = s;
+    w->depth = depth_open(s->c);
     w->closed = metric_counter("tiergate_swept_total", "",
                                "Requests closed for a gateway that was lost or forgot them.");
     pthread_mutex_init(&w->mutex, NULL);
@@ -352,6 +356,7 @@ void sweeper_close(sweeper *w) {
         free(o);
     }
     redis_close(w->cache);
+    depth_close(w->depth);
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->stop);
     free(w);

@@ -224,6 +224,22 @@ static void a_visitor_beside_a_flood_of_ten_thousand_is_passed_over_once_at_most
     }
 }
 
+static void the_depth_counts_every_lane(void **state) {
+    (void)state;
+    queue_claimed got[2];
+    int64_t n[N_LANES];
+    err e = {0};
+    for (int i = 0; i < 9; i++)
+        enqueue_new(i % 3, i, (lane)(i % 2 ? LANE_BATCH : LANE_COMPLETION), 10);
+    enqueue_new(1, 20, LANE_LAST, 10);
+    assert_int_equal(queue_depth(r, TIER, n, &e), 0);
+    assert_true(n[LANE_COMPLETION] == 5 && n[LANE_INTERACTIVE] == 0);
+    assert_true(n[LANE_BATCH] == 4 && n[LANE_LAST] == 1);
+    assert_int_equal(claim_with(2, all_lanes, got, NULL), 2);
+    assert_int_equal(queue_depth(r, TIER, n, &e), 0);
+    assert_true(n[0] + n[1] + n[2] + n[3] == 8);
+}
+
 static void lanes_go_by_priority_and_none_starves(void **state) {
     (void)state;
     queue_claimed got[1];
@@ -514,6 +530,7 @@ int main(void) {
         WITH_REDIS(output_is_charged_with_the_next_claim),
         WITH_REDIS(a_tenant_that_was_away_earns_nothing_by_it),
         WITH_REDIS(lanes_go_by_priority_and_none_starves),
+        WITH_REDIS(the_depth_counts_every_lane),
         WITH_REDIS(a_visitor_beside_a_flood_of_ten_thousand_is_passed_over_once_at_most),
         WITH_REDIS(a_worker_gets_one_last_attempt_and_it_goes_first),
         WITH_REDIS(room_of_a_lane_is_respected),
