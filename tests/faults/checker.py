@@ -18,6 +18,8 @@ CODES = {  # what an accepted or refused request of this load may be told
 }
 BY_LIMIT = ("rate_limit_exceeded", "insufficient_quota")
 ATTEMPTS_MOST = 3
+CONTEXT = 256  # of the model
+LINGERS_SECONDS = 45  # so long a request that broke may hold its tokens: the sweep, and a gateway that is stopped
 
 
 @dataclass
@@ -231,11 +233,35 @@ class Checker:
             tenant, user = x["tenant_id"], x["user_id"]
             if x["code"] in BY_LIMIT and tenant not in limited:
                 self.say("P4", x, "refused by a limit that nobody set")
-            scopes = [s for s in ("t", f"u:{user}") if (tenant, s) in limits]
-            if x["code"] == "insufficient_quota" and all(
-                    max((n for (t, s, _), n in used.items() if (t, s) == (tenant, scope)), default=0) + most_in_flight
-                    < limits[tenant, scope] for scope in scopes):
-                self.say("P4", x, "refused although every budget had room to the end")
+        for (tenant, scope), limit in limits.items():
+            if scope.startswith("u:"):
+                self.check_early(limit, [x for x in self.history if x["tenant_id"] == tenant and x["user_id"] == scope[2:]])
+
+    def demand(self, x, per_choice):
+        return self.kinds[x["kind"]]["prompt_tokens"] + x["n_choices"] * per_choice
+
+    def most_held(self, x):
+        """Explicit: as asked. Implicit: it may have grown to the model's context."""
+        return self.demand(x, x["max_tokens"] or CONTEXT)
+
+    def check_early(self, limit, requests):
+        """P4, the other half: no refusal while the budget covers the demand and all that could be held or used just then."""
+        known = {x["id"] for x in requests}
+        strangers = sum(r.prompt + r.completion for r in self.rows if requests and r.id not in known
+                        and r.user == requests[0]["user_id"])
+        for x in requests:
+            if x["code"] != "insufficient_quota":
+                continue
+            taken = strangers
+            for y in requests:
+                if y["end"] == "refused" or y["began"] > x["ended"] or y is x:
+                    continue
+                is_settled = y["ended"] < x["began"] and y["id"] in self.by_id and (
+                    y["end"] == "done" or y["ended"] + LINGERS_SECONDS < x["began"])
+                row = self.by_id.get(y["id"])
+                taken += row.prompt + row.completion if is_settled else self.most_held(y)
+            if taken + self.demand(x, x["max_tokens"] or 1) <= limit:
+                self.say("P4", x, f"refused although at most {taken} of {limit} tokens were held and used")
 
     def check_scopes(self, counters):
         """counters: (tenant, scope) -> day number, tokens; Redis and the ledger agree while Redis kept its data."""

@@ -41,6 +41,9 @@ PLANTS = [
     Plant("hold-released-twice", [
         ("router/quota.lua", "if was_open then settle_now(r, KEYS, ARGV) end", "if was_open or is_drop then settle_now(r, KEYS, ARGV) end")],
         "P4 REST", ["--only", "worker-killed", "--seconds", "5"], needs_limits=True),
+    Plant("hold-kept", [  # tokens stay held for ever: refused early
+        ("router/quota.lua", "s.held_requests - 1, s.held_tokens - held_tokens,", "s.held_requests - 1, s.held_tokens,")],
+        "P4", ["--only", "worker-killed", "--seconds", "6"], needs_limits=True),
     Plant("reaper-without-fence", [  # the sweep closes what it finds, whoever lives
         ("router/sweep.c", "(!ask_own(w, record.gateway, tenant, id) && is_long_missing(w, record.gateway)))",
          "ask_own(w, record.gateway, tenant, id) || is_long_missing(w, record.gateway) || true)")],
