@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Holds docs/*.md and README.md to the code: every `path` in backticks that looks like a file of the tree exists, every
-`name()` is defined somewhere in it, and every relative link leads to a file. Prints "N passed, N failed, N skipped"."""
+`name()` is defined somewhere in it, and every relative link leads to a file; every metric that the code registers is told in
+docs/operations.md, and no other. Prints "N passed, N failed, N skipped"."""
 import pathlib
 import re
 import subprocess
@@ -34,8 +35,24 @@ def holds(kind, what, page):
     return any(f == what or f.startswith(what.rstrip("/") + "/") for f in FILES)
 
 
+def metrics():
+    """Yields (name, is it told, is it registered)."""
+    product = "\n".join((ROOT / f).read_text(errors="replace") for f in SOURCES
+                        if f.endswith(".c") and not f.startswith("tests/") and (ROOT / f).exists())
+    registered = set(re.findall(r"\bmetric_(?:counter|gauge|histogram)\(\s*\"(\w+)\"", product))
+    told = set(re.findall(r"^\| `(tiergate_\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.M))
+    for name in sorted(registered | told):
+        yield name, name in told, name in registered
+
+
 def main():
     passed = failed = 0
+    for name, is_told, is_registered in metrics():
+        if is_told and is_registered:
+            passed += 1
+        else:
+            failed += 1
+            print(f"docs/operations.md: metric `{name}` is {'told, but not registered' if is_told else 'not told'}")
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for kind, what in claims(page.read_text()):
             if holds(kind, what, page):
