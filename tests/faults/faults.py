@@ -148,11 +148,7 @@ class Run:
         o = self.o
         r = random.Random(o.seed)
         names = o.only.split(",") if o.only else list(injuries.ALL)
-        known = [injuries.ALL[n] for n in names]
-        if not self.site.clock:
-            known = [k for k in known if k.name != "clock-jumped"]
-        if not self.site.small_disks:
-            known = [k for k in known if k.name != "disk-full"]
+        known = [injuries.ALL[n] for n in names if n not in self.site.impossible()]
         begun, threads = time.monotonic(), []
         while (left := o.seconds - (time.monotonic() - begun)) > 0:
             time.sleep(min(left, r.uniform(0.3, 2.5)))

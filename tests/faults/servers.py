@@ -137,6 +137,10 @@ class Site:
             (self.dir / name).mkdir(parents=True)
         os.chmod(self.dir, 0o755)
 
+    def impossible(self):
+        """Injuries that this machine does not let us deal."""
+        return ([] if self.small_disks else ["disk-full"]) + ([] if self.clock else ["clock-jumped"])
+
     # ---- files
 
     def path(self, *names):
