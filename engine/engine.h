@@ -24,8 +24,8 @@ typedef struct engine_config {
     void *progress_ctx;
 } engine_config;
 
-// Loads the weights of m (which stays open and is borrowed). ERR_UNSUPPORTED names the architecture
-// or tensor.
+// Loads the weights of m (which stays open and is borrowed). ERR_UNSUPPORTED names the tensor, or
+// the query heads that are too many for a KV head.
 int engine_open(const model *m, const engine_config *c, engine **out, err *e);
 void engine_close(engine *g); // all sequences are freed first by the caller
 const char *engine_backend(const engine *g);
@@ -50,7 +50,7 @@ size_t engine_weight_bytes(const engine *g);
 int engine_seq_new(engine *g, const sampling_params *params, int choice, const int32_t *prompt,
                    int n, int already, const uint8_t *salt, engine_seq **out, err *e);
 // Positions of prompt that running sequences of that salt hold: sharing them takes nothing from
-// engine_kv_tokens_free.
+// engine_kv_tokens_free. 0 without a salt.
 int engine_kv_tokens_in_use(const engine *g, const uint8_t *salt, const int32_t *prompt, int n);
 // A second choice of the same prompt: shares all full pages of `from`, copies the last one. To
 // sample the first token of every choice, prefill all but the prompt's last token, fork, and give

@@ -1,12 +1,10 @@
-// The real model (SmolLM2-135M-Instruct, Q4_1) and a float copy of it against Hugging Face
-// transformers on the same file: log-probability of every prompt token and greedy decoding, on
-// every backend. The reference backend is slow: it takes the first tokens of each prompt only.
+// See real_model.h.
+#include "tests/support/real_model.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -23,13 +21,6 @@ enum { MOST_PROMPTS = 1 }; // the rest takes minutes, and the tiny models run th
 #else
 enum { MOST_PROMPTS = 1000 };
 #endif
-
-typedef struct plan {
-    const char *backend;
-    bool floats;      // the F32 copy
-    int most_tokens;  // of a prompt; what is longer is cut and not decoded on
-    double mean, max; // allowed difference of log-probabilities
-} plan;
 
 static const char *model_path(void) {
     const char *path = getenv("TIERGATE_TEST_MODEL");
@@ -60,6 +51,7 @@ static engine *open_engine(const model *m, const char *backend) {
     err e = {0};
     engine *g = NULL;
     engine_config c = {.backend = backend,
+                       .n_threads = 1, // test programs run side by side: two would spin
                        .max_seqs = 2,
                        .max_context = 4096,
                        .max_rows = 256,
@@ -69,7 +61,7 @@ static engine *open_engine(const model *m, const char *backend) {
     return g;
 }
 
-static void check_prompt(engine *g, const golden *k, const plan *p, golden_diff *all) {
+static void check_prompt(engine *g, const golden *k, const real_plan *p, golden_diff *all) {
     int n = k->n < p->most_tokens ? k->n : p->most_tokens;
     engine_sampled *scored = calloc((size_t)n, sizeof *scored);
     golden_diff d = {0};
@@ -81,7 +73,7 @@ static void check_prompt(engine *g, const golden *k, const plan *p, golden_diff 
         fail_msg("%s: a log-probability differs by %.4f", k->name, d.max);
 }
 
-static void check_plan(const plan *p) {
+void real_model_check(const real_plan *p) {
     if (!ops_supported(p->backend) || !file_exists(model_path())) {
         printf("skip: %s: %s\n", p->backend,
                ops_supported(p->backend) ? "no model file (make model-file)"
@@ -104,46 +96,4 @@ static void check_plan(const plan *p) {
     engine_close(g);
     model_close(m);
     goldens_free(prompts, n);
-}
-
-static void the_reference_agrees_on_q4_1(void **state) {
-    (void)state;
-    check_plan(&(plan){.backend = "ref", .most_tokens = 96, .mean = 0.0001, .max = 0.001});
-}
-
-static const plan integers = {.most_tokens = 4096, .mean = 0.04, .max = 0.85};
-static const plan floats = {.floats = true, .most_tokens = 40, .mean = 0.002, .max = 0.03};
-
-static void check_on(const char *backend, plan p) {
-    p.backend = backend;
-    check_plan(&p);
-}
-
-static void avx2_agrees_on_q4_1(void **state) {
-    (void)state;
-    check_on("avx2", integers);
-}
-
-static void avx512_agrees_on_q4_1(void **state) {
-    (void)state;
-    check_on("avx512", integers);
-}
-
-static void avx2_agrees_on_floats(void **state) {
-    (void)state;
-    check_on("avx2", floats);
-}
-
-static void avx512_agrees_on_floats(void **state) {
-    (void)state;
-    check_on("avx512", floats);
-}
-
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_reference_agrees_on_q4_1), cmocka_unit_test(avx2_agrees_on_q4_1),
-        cmocka_unit_test(avx512_agrees_on_q4_1),        cmocka_unit_test(avx2_agrees_on_floats),
-        cmocka_unit_test(avx512_agrees_on_floats),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }
