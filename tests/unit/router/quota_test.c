@@ -322,7 +322,20 @@ static void an_idempotency_key_is_taken_until_its_request_ends(void **state) {
     settle("a", 1, 1, false, NULL); // failed, or streamed: it may run again
     assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OK);
     settle("a", 1, 1, true, NULL);
-    assert_int_equal(hold("c", 1, 1, 1).verdict, QUOTA_OPEN); // a's late drop frees nothing of b's
+    assert_int_equal(hold("c", 1, 1, 1).verdict, QUOTA_OPEN);
+}
+
+static void a_key_that_another_took_over_is_not_freed(void **state) {
+    (void)state;
+    char key[128];
+    snprintf(m.idem, sizeof m.idem, "aa");
+    body = "b1";
+    hold("a", 1, 1, 1);
+    snprintf(key, sizeof key, "tg:{%s}:idem:aa", m.tenant);
+    call_words(r, 2, (const char *const[]){"DEL", key}); // its hour is over
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_OK);
+    settle("a", 1, 1, false, NULL);
+    assert_int_equal(hold("c", 1, 1, 1).verdict, QUOTA_OPEN); // b's
 }
 
 static void a_stored_answer_is_told_to_the_same_body_only(void **state) {
@@ -515,6 +528,7 @@ int main(void) {
         WITH_REDIS(requests_a_minute_and_open_requests_are_counted),
         WITH_REDIS(rates_are_those_of_the_limit_that_leaves_least),
         WITH_REDIS(an_idempotency_key_is_taken_until_its_request_ends),
+        WITH_REDIS(a_key_that_another_took_over_is_not_freed),
         WITH_REDIS(a_stored_answer_is_told_to_the_same_body_only),
         WITH_REDIS(a_poisoned_body_is_refused_for_its_tenant_alone),
         WITH_REDIS(an_extension_takes_what_is_left_and_counts_once),
