@@ -193,8 +193,9 @@ static void tell_watchers_locked(journal *j) {
 }
 
 // Takes what is to be synced, syncs without the mutex, tells. Called and returns with the mutex.
+// Only this thread closes descriptors, so that the current one is good even if it is rotated now.
 static void sync_locked(journal *j) {
-    int *old = j->old_fds, fd = dup(j->fd), failed = fd < 0;
+    int *old = j->old_fds, fd = j->fd, failed = 0;
     size_t n_old = j->n_old_fds;
     uint64_t upto = j->written;
     j->old_fds = NULL;
@@ -205,10 +206,7 @@ static void sync_locked(journal *j) {
         failed |= fdatasync(old[i]) != 0;
         close(old[i]);
     }
-    if (fd >= 0) {
-        failed |= fdatasync(fd) != 0;
-        close(fd);
-    }
+    failed |= fdatasync(fd) != 0;
     free(old);
     pthread_mutex_lock(&j->mutex);
     if (failed && !atomic_exchange(&j->has_failed, true))

@@ -56,16 +56,28 @@ void limits_close(limits *l) {
     free(l);
 }
 
+static bool find(const limits *l, const usage_meta *m, char letter, row *found) {
+    row key = {0};
+    snprintf(key.tenant, sizeof key.tenant, "%s", m->tenant);
+    usage_scope_name(m, letter, key.scope, sizeof key.scope);
+    return pg_table_find(l->rows, &key, found);
+}
+
 void limits_apply(const limits *l, usage_meta *m, quota_limits *out) {
     int n = 0;
+    row found;
     for (const char *letter = "tukm"; *letter; letter++) {
-        row key = {0}, found;
-        snprintf(key.tenant, sizeof key.tenant, "%s", m->tenant);
-        usage_scope_name(m, *letter, key.scope, sizeof key.scope);
-        if (!pg_table_find(l->rows, &key, &found))
+        if (!find(l, m, *letter, &found))
             continue;
         memcpy(out->limit[n], found.limit, sizeof found.limit);
         m->scopes[n++] = *letter;
     }
     m->scopes[n] = 0;
+}
+
+void limits_refresh(const limits *l, const usage_meta *m, quota_limits *out) {
+    row found;
+    for (int i = 0; m->scopes[i]; i++)
+        if (find(l, m, m->scopes[i], &found))
+            memcpy(out->limit[i], found.limit, sizeof found.limit);
 }

@@ -13,5 +13,7 @@ void limits_close(limits *l);                                    // NULL: nothin
 // Sets m->scopes to the letters of the scopes of this request that have a row, and a row of out for
 // each. A row whose last limit was taken away counts on, so that the next limit finds true sums.
 void limits_apply(const limits *l, usage_meta *m, quota_limits *out);
+// The limits as of now of the scopes that m->scopes names.
+void limits_refresh(const limits *l, const usage_meta *m, quota_limits *out);
 
 #endif

@@ -39,30 +39,58 @@ static void come_back(router *r, void *arg) {
     free(x);
 }
 
-static int write_counters(load *x, const quota_counters *counters) {
+static int call(load *x, command *c, redis_reply_box **out) {
     quota_loader *w = x->w;
-    command c = {0};
-    redis_reply_box *box = NULL;
-    if (!w->cache && redis_connect(w->c->redis_address, REDIS_MS, &w->cache, &x->e))
-        return -1;
-    quota_load_command(&x->meta, x->scope, x->nonce, counters, &c);
-    int rc = command_call(&c, w->cache, &box, &x->e);
+    int rc = -1;
+    if (w->cache || !redis_connect(w->c->redis_address, REDIS_MS, &w->cache, &x->e))
+        rc = command_call(c, w->cache, out, &x->e);
     if (rc) {
         redis_close(w->cache);
         w->cache = NULL;
     }
-    redis_reply_free(box); // OK or LATE: either way hold is asked again
-    command_release(&c);
+    command_release(c);
     return rc;
+}
+
+// Many that missed the same scope wait here; the first one's load is enough. 1: it is still wanted.
+static int is_wanted(load *x) {
+    char name[96];
+    command c = {0};
+    redis_reply_box *box = NULL;
+    size_t n;
+    usage_scope_name(&x->meta, x->meta.scopes[x->scope], name, sizeof name);
+    command_text(&c, "GET");
+    command_printf(&c, "tg:{%s}:s:%s", x->meta.tenant, name);
+    if (call(x, &c, &box))
+        return -1;
+    const char *v = redis_value_str(redis_reply_value(box), &n);
+    bool yes = v && n == strlen(x->nonce) + 1 && v[0] == '?' && !memcmp(v + 1, x->nonce, n - 1);
+    redis_reply_free(box);
+    return yes;
+}
+
+static int write_counters(load *x, const quota_counters *counters) {
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_load_command(&x->meta, x->scope, x->nonce, counters, &c);
+    int rc = call(x, &c, &box);
+    redis_reply_free(box); // OK or LATE: either way hold is asked again
+    return rc;
+}
+
+static int load_counters(load *x) {
+    quota_loader *w = x->w;
+    quota_counters counters;
+    if ((!w->db && pg_connect(w->c->postgres_url, &w->db, &x->e)) ||
+        quota_read_ledger(w->db, &x->meta, x->scope, x->now_s, &counters, &x->e))
+        return -1;
+    return write_counters(x, &counters);
 }
 
 static void run_load(void *ctx) {
     load *x = ctx;
-    quota_loader *w = x->w;
-    quota_counters counters;
-    if ((w->db || !pg_connect(w->c->postgres_url, &w->db, &x->e)) &&
-        !quota_read_ledger(w->db, &x->meta, x->scope, x->now_s, &counters, &x->e))
-        x->is_loaded = !write_counters(x, &counters);
+    int wanted = is_wanted(x);
+    x->is_loaded = wanted == 0 || (wanted > 0 && !load_counters(x));
     mailbox_post(x->to, come_back, x);
 }
 

@@ -257,6 +257,7 @@ void request_extend(request *q) {
         return;
     int slice = q->most - q->granted < SLICE ? q->most - q->granted : SLICE;
     q->is_extending = true;
+    limits_refresh(r->s->limits, q->meta, q->limits); // one that was lowered holds from here on
     quota_extend_command(q->meta, q->id, q->granted, slice, q->spec->n_choices, q->limits, &r->c);
     request_ref(q);
     command_send(&r->c, r->calls, on_extend, q);

@@ -222,6 +222,28 @@ static void a_limit_taken_away_and_given_back_missed_nothing(void **state) {
     life_close(&f);
 }
 
+// Fifty at once miss four scopes each.
+static void many_that_miss_are_all_served(void **state) {
+    (void)state;
+    static life_client c[50];
+    life_limit(&f, "t", "tokens_per_day", 100000);
+    life_limit(&f, "u:" LIFE_USER, "tokens_per_day", 100000);
+    life_limit(&f, "k:" LIFE_KEY, "tokens_per_day", 100000);
+    life_limit(&f, "m:small", "tokens_per_day", 100000);
+    life_open(&f);
+    for (int i = 0; i < 50; i++) {
+        life_client_init(&c[i], &f, 10);
+        submit(&c[i]);
+    }
+    for (int i = 0; i < 50; i++) {
+        assert_true(life_run(&f, is_held, &c[i], 5000));
+        assert_false(c[i].is_ended);
+    }
+    for (int i = 0; i < 50; i++)
+        cancel(&c[i]);
+    life_close(&f);
+}
+
 // ---- grants
 
 static void an_absent_max_tokens_shrinks_to_the_headroom(void **state) {
@@ -261,6 +283,45 @@ static void a_refused_extension_ends_with_length_and_names_the_limit(void **stat
     assert_string_equal(c.end.limited_by, "tokens per day");
     assert_true(life_wait_rows(&f, 1, 3000));
     assert_int_equal(life_number(&f, "SELECT tokens FROM quota_used WHERE scope = 't'"), 55);
+    life_close(&f);
+}
+
+static void one_then_more(life_worker *w) {
+    if (!life_claim(w, 5000))
+        return;
+    life_send_claim(w);
+    life_send(w, REPLY_PREFILLED, 0, 0, 1, "x");
+    while (!*(volatile bool *)w->ctx)
+        clock_sleep_ms(5);
+    for (int i = 1; i < 600; i++)
+        life_send(w, 0, 0, i, 1, "x");
+}
+
+static bool has_one(void *client) { return ((life_client *)client)->n[0] == 1; }
+
+static void a_limit_that_is_lowered_holds_for_the_next_extension(void **state) {
+    (void)state;
+    life_client c, probe;
+    bool goes_on = false;
+    f.c.default_max_tokens = 100;
+    life_limit(&f, "t", "tokens_per_day", 100000);
+    life_open(&f);
+    life_client_init(&c, &f, 0);
+    life_worker *w = life_worker_start(&f, one_then_more, &goes_on);
+    submit(&c);
+    assert_true(life_run(&f, has_one, &c, 5000));
+    life_limit(&f, "t", "tokens_per_day", 110); // 105 are held
+    do {
+        life_wait(&f, 20);
+        submit_held(&probe, 10);
+        cancel(&probe);
+    } while (probe.end.error.code != ERR_QUOTA);
+    goes_on = true;
+    assert_true(life_run(&f, life_client_ended, &c, 5000));
+    life_worker_join(w);
+    assert_int_equal(c.end.outcome, OUTCOME_OK);
+    assert_int_equal(c.n[0], 105); // 5 more were to be had
+    assert_string_equal(c.end.limited_by, "tokens per day");
     life_close(&f);
 }
 
@@ -315,8 +376,10 @@ int main(void) {
         LIFE(a_scope_is_loaded_from_the_ledger),
         LIFE(a_changed_limit_is_heard),
         LIFE(a_limit_taken_away_and_given_back_missed_nothing),
+        LIFE(many_that_miss_are_all_served),
         LIFE(an_absent_max_tokens_shrinks_to_the_headroom),
         LIFE(a_refused_extension_ends_with_length_and_names_the_limit),
+        LIFE(a_limit_that_is_lowered_holds_for_the_next_extension),
         LIFE(an_answer_that_ends_by_itself_was_not_limited),
         LIFE(an_explicit_max_tokens_that_may_shrink_does),
     };
