@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -282,6 +283,25 @@ static void what_was_accepted_is_told_durable_within_milliseconds(void **state) 
 }
 
 int main(void) {
+// A machine that ran out of descriptors for a moment must not end the journal for ever.
+static void lines_become_durable_without_a_descriptor_to_spare(void **state) {
+    (void)state;
+    found_ids f;
+    struct rlimit before, none;
+    journal *j = open_journal(1 << 30, &f);
+    usage_row r = make_row();
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    journal_mark mark = accept(j, &r);
+    for (int i = 0; i < 500 && journal_durable(j) < mark.end && !journal_has_failed(j); i++)
+        clock_sleep_ms(10);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_false(journal_has_failed(j));
+    assert_true(journal_durable(j) >= mark.end);
+    journal_close(j);
+}
+
 #define JOURNAL(test) cmocka_unit_test_setup(test, setup)
     const struct CMUnitTest tests[] = {
         JOURNAL(what_has_no_commit_is_found_as_it_was_written),
@@ -292,6 +312,7 @@ int main(void) {
         JOURNAL(a_full_journal_accepts_nothing_until_something_went),
         JOURNAL(a_second_process_on_the_same_journal_is_refused),
         JOURNAL(what_was_accepted_is_told_durable_within_milliseconds),
+        JOURNAL(lines_become_durable_without_a_descriptor_to_spare),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
