@@ -282,7 +282,6 @@ static void what_was_accepted_is_told_durable_within_milliseconds(void **state) 
     loop_free(listener.l);
 }
 
-int main(void) {
 // A machine that ran out of descriptors for a moment must not end the journal for ever.
 static void lines_become_durable_without_a_descriptor_to_spare(void **state) {
     (void)state;
@@ -302,6 +301,7 @@ static void lines_become_durable_without_a_descriptor_to_spare(void **state) {
     journal_close(j);
 }
 
+int main(void) {
 #define JOURNAL(test) cmocka_unit_test_setup(test, setup)
     const struct CMUnitTest tests[] = {
         JOURNAL(what_has_no_commit_is_found_as_it_was_written),
