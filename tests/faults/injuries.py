@@ -3,6 +3,7 @@
 A function returns when the injury is over (or has been dealt once); the supervisor starts again what it killed.
 """
 import os
+import resource
 import shutil
 import signal
 import time
@@ -247,6 +248,18 @@ def disk_full(site, name, r):
             pass
     time.sleep(r.uniform(0.5, 3))
     os.unlink(path)
+
+
+@injury("gw", weight=2)
+def descriptors_exhausted(site, name, r):
+    """For a while there is hardly a descriptor left for anything new."""
+    pid = site.by_name[name].child.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir(f"/proc/{pid}/fd")))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 2, before[1]))
+    time.sleep(r.uniform(1, 4))
+    if site.by_name[name].is_alive() and site.by_name[name].child.pid == pid:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 @injury("gw", weight=2)

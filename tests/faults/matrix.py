@@ -17,12 +17,12 @@ from injuries import GATEWAY_POINTS, WORKER_POINTS, arm
 
 STOP_SECONDS = 8  # beyond a lease (5 s) and a silence (5 s)
 ELSEWHERE = {  # cells of the design that are shown by other means, or need what is not here
-    "poison request": "needs a request that kills its worker; tests/unit/router shows the dead letter",
+    "poison request": "needs a request that kills its worker; dead letters: tests/unit/router/quota_test.c",
     "slow reader, zero window": "tests/soak",
-    "revocation, quota lowered in mid-stream": "tests/integration",
+    "revocation, quota lowered in mid-stream": "tests/unit/router/life_test.c, tests/integration",
     "cross-tenant cache": "tests/unit/engine; timing is not measured here",
     "version N and N+1 side by side": "there is one version",
-    "descriptors, memory, threads exhausted": "tests/soak",
+    "memory, threads exhausted": "not dealt yet",
     "clock of Redis jumps": "its allocator and libfaketime clash",
 }
 
@@ -42,6 +42,7 @@ WHOLE = [  # injuries that last, under a load that has requests in every stage: 
     ("worker-terminated", "SIGTERM worker under load", "D-F", "w0"),
     ("gateway-stopped-beyond-the-sweep", "SIGSTOP gateway 24 s, then CONT", "A-H", "gw0"),
     ("gateway-and-worker-killed", "both killed", "A-H", "gw0"),
+    ("descriptors-exhausted", "descriptors exhausted", "A-F", "gw0"),
     ("disk-full", "disk full", "A-H", "gw0"),
     ("clock-jumped", "clock of the gateways jumps", "A-H", "gw0"),
 ]
