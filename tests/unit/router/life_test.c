@@ -522,6 +522,35 @@ static void a_stream_that_no_worker_takes_over_ends_with_what_it_has(void **stat
     life_close(&f);
 }
 
+static void lose_it_twice(life_worker *w) {
+    for (int i = 0; i < 2; i++) {
+        if (!life_claim(w, 3000))
+            return;
+        life_send_claim(w);
+        if (i == 0)
+            life_send(w, REPLY_PREFILLED, 0, 0, 1, "x");
+        life_send(w, 0, 0, 9, 1, "BAD"); // a gap: it is delivered again at once
+        clock_sleep_ms(450);
+    }
+    if (life_claim(w, 3000))
+        life_answer(w, 4);
+}
+
+static void each_loss_of_a_stream_has_its_own_wait(void **state) {
+    (void)state;
+    life_client c;
+    f.c.resume_ms = 800;
+    life_open(&f);
+    life_client_init(&c, &f, 4);
+    life_worker *w = life_worker_start(&f, lose_it_twice, NULL);
+    submit(&c);
+    assert_true(life_run(&f, life_client_ended, &c, 6000));
+    life_worker_join(w);
+    assert_int_equal(c.end.outcome, OUTCOME_OK);
+    assert_string_equal(c.text, "xxxx");
+    life_close(&f);
+}
+
 static void refuse_and_take_again(life_worker *w) {
     job *seen = w->ctx;
     if (!life_claim(w, 3000))
@@ -800,6 +829,7 @@ int main(void) {
         LIFE(a_slow_worker_that_says_so_is_left_alone),
         LIFE(what_was_popped_and_never_claimed_is_delivered_again),
         LIFE(a_stream_that_no_worker_takes_over_ends_with_what_it_has),
+        LIFE(each_loss_of_a_stream_has_its_own_wait),
         LIFE(what_has_not_begun_waits_for_its_deadline),
         LIFE(a_gap_is_made_again_by_another_attempt),
         LIFE(after_three_attempts_it_is_a_dead_letter),
