@@ -632,88 +632,6 @@ static void after_three_attempts_it_is_a_dead_letter(void **state) {
     life_close(&f);
 }
 
-static void a_dead_letter_refuses_its_body_for_a_while(void **state) {
-    (void)state;
-    life_client c, same, other;
-    lane lanes[3] = {0};
-    life_open(&f);
-    life_client_init(&c, &f, 4);
-    snprintf(c.spec.body_hash, sizeof c.spec.body_hash, "b1");
-    life_worker *w = life_worker_start(&f, refuse_three_times, lanes);
-    submit(&c);
-    assert_true(life_run(&f, life_client_ended, &c, 5000));
-    life_worker_join(w);
-    same = c;
-    same.is_ended = false;
-    submit(&same);
-    assert_true(life_run(&f, life_client_ended, &same, 2000));
-    assert_int_equal(same.end.error.code, ERR_POISON);
-    life_client_init(&other, &f, 4);
-    snprintf(other.spec.body_hash, sizeof other.spec.body_hash, "b2");
-    w = life_worker_start(&f, answer_4, NULL);
-    submit(&other);
-    assert_true(life_run(&f, life_client_ended, &other, 5000));
-    life_worker_join(w);
-    assert_int_equal(other.end.outcome, OUTCOME_OK);
-    assert_true(life_wait_rows(&f, 2, 3000)); // the refused one has none
-    assert_int_equal(life_number(&f, "SELECT count(*) FROM usage"), 2);
-    life_close(&f);
-}
-
-// ---- Idempotency-Key
-
-static void submit_with_key(life_client *c, const char *body) {
-    life_client_init(c, &f, 4);
-    c->spec.streamed = false;
-    snprintf(c->spec.idem, sizeof c->spec.idem, "aa");
-    snprintf(c->spec.body_hash, sizeof c->spec.body_hash, "%s", body);
-    submit(c);
-}
-
-static void a_key_is_in_progress_then_replayed_and_never_another_row(void **state) {
-    (void)state;
-    life_client c, again;
-    char id[ID_UUID_TEXT];
-    life_open(&f);
-    submit_with_key(&c, "b1");
-    memcpy(id, request_id(c.q), sizeof id);
-    life_wait(&f, 100);
-    submit_with_key(&again, "b1");
-    assert_true(life_run(&f, life_client_ended, &again, 2000));
-    assert_int_equal(again.end.error.code, ERR_IN_PROGRESS);
-    assert_int_equal(again.end.error.retry_ms, 1000);
-    submit_with_key(&again, "b2");
-    assert_true(life_run(&f, life_client_ended, &again, 2000));
-    assert_int_equal(again.end.error.code, ERR_IDEM_MISMATCH);
-    life_worker *w = life_worker_start(&f, answer_4, NULL);
-    assert_true(life_run(&f, life_client_ended, &c, 5000));
-    life_worker_join(w);
-    router_store_answer(f.r, LIFE_TENANT, "aa", id, "the answer", 10);
-    submit_with_key(&again, "b1");
-    assert_true(life_run(&f, life_client_ended, &again, 2000));
-    assert_true(again.end.outcome == OUTCOME_OK && again.end.n_replay == 10);
-    assert_true(life_wait_rows(&f, 1, 3000));
-    assert_int_equal(life_number(&f, "SELECT count(*) FROM usage"), 1);
-    life_close(&f);
-}
-
-static void a_key_whose_request_failed_runs_again(void **state) {
-    (void)state;
-    life_client c, again;
-    life_open(&f);
-    submit_with_key(&c, "b1");
-    life_wait(&f, 100);
-    request_cancel(c.q, OUTCOME_CLIENT_GONE);
-    assert_true(life_run(&f, life_client_ended, &c, 2000));
-    submit_with_key(&again, "b1");
-    life_worker *w = life_worker_start(&f, answer_4, NULL);
-    assert_true(life_run(&f, life_client_ended, &again, 5000));
-    life_worker_join(w);
-    assert_true(again.end.outcome == OUTCOME_OK && !again.end.replay);
-    assert_true(life_wait_rows(&f, 2, 3000)); // each with its own id and row
-    life_close(&f);
-}
-
 static void fail_it(life_worker *w) {
     if (!life_claim(w, 3000))
         return;
@@ -833,9 +751,6 @@ int main(void) {
         LIFE(what_has_not_begun_waits_for_its_deadline),
         LIFE(a_gap_is_made_again_by_another_attempt),
         LIFE(after_three_attempts_it_is_a_dead_letter),
-        LIFE(a_dead_letter_refuses_its_body_for_a_while),
-        LIFE(a_key_is_in_progress_then_replayed_and_never_another_row),
-        LIFE(a_key_whose_request_failed_runs_again),
         LIFE(an_engine_that_fails_ends_the_request),
         LIFE(a_drained_router_takes_nothing_new_and_finishes_the_rest),
         LIFE(a_router_that_closes_tells_its_clients_and_their_rows_come),
