@@ -530,7 +530,7 @@ static void lose_it_twice(life_worker *w) {
         if (i == 0)
             life_send(w, REPLY_PREFILLED, 0, 0, 1, "x");
         life_send(w, 0, 0, 9, 1, "BAD"); // a gap: it is delivered again at once
-        clock_sleep_ms(450);
+        clock_sleep_ms(1500);
     }
     if (life_claim(w, 3000))
         life_answer(w, 4);
@@ -539,12 +539,12 @@ static void lose_it_twice(life_worker *w) {
 static void each_loss_of_a_stream_has_its_own_wait(void **state) {
     (void)state;
     life_client c;
-    f.c.resume_ms = 800;
+    f.c.resume_ms = 2000;
     life_open(&f);
     life_client_init(&c, &f, 4);
     life_worker *w = life_worker_start(&f, lose_it_twice, NULL);
     submit(&c);
-    assert_true(life_run(&f, life_client_ended, &c, 6000));
+    assert_true(life_run(&f, life_client_ended, &c, 9000));
     life_worker_join(w);
     assert_int_equal(c.end.outcome, OUTCOME_OK);
     assert_string_equal(c.text, "xxxx");
