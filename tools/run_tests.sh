@@ -3,9 +3,9 @@
 # Counts cmocka's own summaries (one per group), lines "skip: why" of programs that skip as a whole, and a last line
 # "N passed, N failed, N skipped" of other runners. A program that crashes, hangs or runs no test counts as one failed.
 set -u
-# Programs run JOBS at a time (all processors), each alone in its output; they are judged in the order given.
+# Programs run JOBS at a time (twice the processors: many wait for timers), each alone in its output; they are judged in the order given.
 limit_s=${TEST_TIMEOUT_S:-600}
-jobs=${JOBS:-$(nproc)}
+jobs=${JOBS:-$((2 * $(nproc)))}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0 failed=0 skipped=0
