@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include "base/pg.h"
 #include "cli/commands.h"
 #include "cli/settings.h"
@@ -127,19 +128,30 @@ static void print_row(const pg_result *r) {
 
 // ---- a record
 
+// As Postgres writes it: 2026-11-24T10:00:00.123Z.
+static void format_moment(int64_t unix_ms, char out[40]) {
+    struct tm t;
+    time_t s = (time_t)(unix_ms / 1000);
+    gmtime_r(&s, &t);
+    size_t n = strftime(out, 40, "%Y-%m-%dT%H:%M:%S", &t);
+    snprintf(out + n, 40 - n, ".%03dZ", (int)(unix_ms % 1000));
+}
+
 static void print_record_json(const char *id, const quota_record *k, bool has_gateway) {
     const usage_meta *m = &k->meta;
-    char gateway[20];
+    char gateway[20], accepted[40], held[40];
+    format_moment(m->accepted_ms, accepted);
+    format_moment(k->held_ms, held);
     snprintf(gateway, sizeof gateway, "%016" PRIx64, k->gateway);
     json_t *o = json_pack(
-        "{s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:i,s:i,s:b}",
-        "state", k->is_open ? "open" : "settled", "request_id", id, "accepted_ms",
-        (json_int_t)m->accepted_ms, "tenant", m->tenant, "user", m->user, "key", m->key, "endpoint",
-        m->endpoint, "task", m->task, "model", m->model, "adapter", m->adapter, "tier", m->tier,
-        "route", m->route, "gateway", gateway, "gateway_alive", has_gateway, "granted",
-        (json_int_t)k->granted, "held_tokens", (json_int_t)k->held_tokens, "held_money",
-        (json_int_t)k->held_money, "held_since_ms", (json_int_t)k->held_ms, "prompt_tokens",
-        k->prompt, "sent_tokens", k->sent, "prefilled", k->prefilled);
+        "{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:s,s:i,s:i,s:b}",
+        "state", k->is_open ? "open" : "settled", "request_id", id, "accepted_at", accepted,
+        "tenant", m->tenant, "user", m->user, "key", m->key, "endpoint", m->endpoint, "task",
+        m->task, "model", m->model, "adapter", m->adapter, "tier", m->tier, "route", m->route,
+        "gateway", gateway, "gateway_alive", has_gateway, "granted", (json_int_t)k->granted,
+        "held_tokens", (json_int_t)k->held_tokens, "held_money", (json_int_t)k->held_money,
+        "held_since", held, "prompt_tokens", k->prompt, "sent_tokens", k->sent, "prefilled",
+        k->prefilled);
     if (!k->is_open)
         json_object_set_new(o, "outcome", json_string(k->settled.outcome));
     json_dumpf(o, stdout, JSON_INDENT(2));
@@ -149,9 +161,11 @@ static void print_record_json(const char *id, const quota_record *k, bool has_ga
 
 static void print_record(const char *id, const quota_record *k, bool has_gateway) {
     const usage_meta *m = &k->meta;
+    char accepted[40];
+    format_moment(m->accepted_ms, accepted);
     printf("request      %s: %s\n", id, k->is_open ? "open" : "settled, its row is not committed");
-    printf("accepted     at %" PRId64 " ms of unix time by gateway %016" PRIx64 ", which is %s\n",
-           m->accepted_ms, k->gateway, has_gateway ? "alive" : "gone");
+    printf("accepted     %s by gateway %016" PRIx64 ", which is %s\n", accepted, k->gateway,
+           has_gateway ? "alive" : "gone");
     printf("who          tenant %s, user %s, key %s\n", m->tenant, m->user, m->key);
     printf("route        %s, task %s: model %s%s%s (%s)\n", m->endpoint, m->task, m->model,
            *m->adapter ? " with adapter " : "", m->adapter, *m->route ? m->route : "unknown");
