@@ -6,6 +6,7 @@
 #include "tests/support/servers.h"
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -291,7 +292,7 @@ static void one_then_more(life_worker *w) {
         return;
     life_send_claim(w);
     life_send(w, REPLY_PREFILLED, 0, 0, 1, "x");
-    while (!*(volatile bool *)w->ctx)
+    while (!atomic_load((atomic_bool *)w->ctx))
         clock_sleep_ms(5);
     for (int i = 1; i < 600; i++)
         life_send(w, 0, 0, i, 1, "x");
@@ -302,7 +303,7 @@ static bool has_one(void *client) { return ((life_client *)client)->n[0] == 1; }
 static void a_limit_that_is_lowered_holds_for_the_next_extension(void **state) {
     (void)state;
     life_client c, probe;
-    bool goes_on = false;
+    atomic_bool goes_on = false;
     f.c.default_max_tokens = 100;
     life_limit(&f, "t", "tokens_per_day", 100000);
     life_open(&f);

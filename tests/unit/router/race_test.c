@@ -6,6 +6,7 @@
 #include "tests/support/servers.h"
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,7 @@ typedef struct race {
 
 static void answer_until_told(life_worker *w) {
     unsigned seed = (unsigned)w->id;
-    while (!*(volatile bool *)w->ctx)
+    while (!atomic_load((atomic_bool *)w->ctx))
         if (life_claim(w, 100))
             life_answer(w, 1 + rand_r(&seed) % 40);
 }
@@ -70,6 +71,7 @@ static void take_ended(race *x, int i) {
         x->n_ok++;
         x->used += one->c.end.prompt_tokens + one->c.end.completion_tokens;
         assert_int_equal(one->c.end.completion_tokens, one->c.n[0]);
+        assert_true(x->used <= BUDGET);
         enter(x, i);
     } else {
         x->n_refused++;
@@ -91,7 +93,7 @@ static void run_until_all_are_refused(race *x) {
 static void the_last_tokens_are_all_given_and_none_twice(void **state) {
     (void)state;
     static race x;
-    bool must_stop = false;
+    atomic_bool must_stop = false;
     life_worker *workers[WORKERS];
     life_empty();
     for (int g = 0; g < GATEWAYS; g++) {
