@@ -92,7 +92,8 @@ void real_model_check(const real_plan *p) {
     printf("%-6s %s: %d log-probabilities, mean difference %.5f, max %.5f (%.1f s)\n", p->backend,
            p->floats ? "F32 " : "Q4_1", all.n, all.sum / all.n, all.max,
            (double)(clock_mono_ms() - start) / 1000);
-    assert_true(all.sum / all.n <= p->mean);
+    if (n <= MOST_PROMPTS) // the bound is on the mean over all prompts
+        assert_true(all.sum / all.n <= p->mean);
     engine_close(g);
     model_close(m);
     goldens_free(prompts, n);
