@@ -274,6 +274,8 @@ const char *request_id(const request *q) { return q->id; }
 
 int request_granted(const request *q) { return q->granted; }
 
+bool request_is_accepted(const request *q) { return q->is_durable; }
+
 rates request_rates(const request *q) { return q->rates; }
 
 void request_handed(request *q, int choice, int total) {

@@ -106,6 +106,8 @@ int router_submit(router *r, const request_spec *spec, const request_events *eve
                   request **out, err *e);
 const char *request_id(const request *q);
 int request_granted(const request *q); // tokens per choice it may make as of now
+// Its acceptance is on the disk: from then on, and not before, a byte of its answer may leave.
+bool request_is_accepted(const request *q);
 rates request_rates(const request *q); // as of its hold; nothing limits before that
 // The socket took everything up to total generated tokens of a choice.
 void request_handed(request *q, int choice, int total);

@@ -14,6 +14,7 @@
 
 #define HOLD_BACK_MS 10000
 #define SILENCE_MS 15000
+#define RETRY_MS 250
 
 // ---- events on their way
 
@@ -82,12 +83,25 @@ static void begin(generation *g) {
     call_stream_begin(g->c);
 }
 
+// Not even the head of an answer leaves before each of its requests is accepted.
+static bool is_accepted(const generation *g) {
+    for (int i = 0; i < g->n_parts; i++)
+        if (g->parts[i].request && !g->parts[i].has_ended &&
+            !request_is_accepted(g->parts[i].request))
+            return false;
+    return true;
+}
+
 static void on_timer(void *ctx) {
     generation *g = ctx;
     int64_t now = loop_now_ms(g->c->seat->loop);
     g->timer = NULL;
     if (g->c->is_gone)
         return;
+    if (!g->is_begun && !is_accepted(g)) {
+        arm(g, RETRY_MS);
+        return;
+    }
     if (!g->is_begun) {
         begin(g);
         g->wrote_ms = now;
