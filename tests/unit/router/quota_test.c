@@ -266,6 +266,33 @@ static void requests_a_minute_and_open_requests_are_counted(void **state) {
     assert_in_range(a.retry_ms, 1, 60000);
 }
 
+static void the_last_token_can_be_had_and_not_one_more(void **state) {
+    (void)state;
+    limits.limit[0][QUOTA_TPD] = 1000;
+    limits.limit[0][QUOTA_TPM] = 1000;
+    limits.limit[1][QUOTA_TPO] = 1000;
+    assert_int_equal(hold("a", 50, 900, 900).verdict, QUOTA_OK); // 50 are left
+    assert_int_equal(hold("b", 40, 11, 11).verdict, QUOTA_NO);
+    assert_int_equal(hold_with(r, "b", 48, 1, 1, 3).verdict, QUOTA_NO); // three choices
+    quota_answer a = hold("b", 49, 512, 1);
+    assert_true(a.verdict == QUOTA_OK && a.granted == 1);
+    assert_true(hold("c", 0, 1, 1).verdict == QUOTA_NO);
+    settle("b", 49, 0, true, NULL);
+    assert_int_equal(extend("a", 900, 512, 1).granted, 901); // what b gave back
+    assert_int_equal(extend("a", 901, 1, 1).verdict, QUOTA_NO);
+}
+
+static void the_last_money_can_be_had_and_not_one_more(void **state) {
+    (void)state;
+    limits.limit[1][QUOTA_MPO] = 3 * 50 + 15 * 20; // prices 3 and 15
+    assert_int_equal(hold("a", 50, 21, 21).verdict, QUOTA_NO);
+    assert_int_equal(hold("a", 50, 20, 20).verdict, QUOTA_OK);
+    assert_int_equal(hold("b", 1, 1, 1).verdict, QUOTA_NO);
+    settle("a", 50, 18, true, NULL); // 30 are left: five prompt tokens and one more
+    assert_int_equal(hold("b", 6, 1, 1).verdict, QUOTA_NO);
+    assert_int_equal(hold("b", 5, 512, 1).granted, 1);
+}
+
 static void rates_are_those_of_the_limit_that_leaves_least(void **state) {
     (void)state;
     quota_answer a = hold("a", 50, 100, 1);
@@ -526,6 +553,8 @@ int main(void) {
         WITH_REDIS(an_explicit_demand_is_refused_whole_and_an_absent_one_shrinks),
         WITH_REDIS(the_tightest_scope_binds_and_names_itself),
         WITH_REDIS(requests_a_minute_and_open_requests_are_counted),
+        WITH_REDIS(the_last_token_can_be_had_and_not_one_more),
+        WITH_REDIS(the_last_money_can_be_had_and_not_one_more),
         WITH_REDIS(rates_are_those_of_the_limit_that_leaves_least),
         WITH_REDIS(an_idempotency_key_is_taken_until_its_request_ends),
         WITH_REDIS(a_key_that_another_took_over_is_not_freed),
