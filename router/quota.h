@@ -1,4 +1,4 @@
-// Holds: the commands of the library tiergate1 (router/quota.lua) and their answers. Whoever owns a
+// Holds: the commands of the library tiergate2 (router/quota.lua) and their answers. Whoever owns a
 // connection sends them. Limits travel with each call and only for scopes that have one; which
 // scopes those are stands in usage_meta.scopes, so that extend and settle name the same ones.
 // Internal to router/.

@@ -1,4 +1,4 @@
-#!lua name=tiergate1
+#!lua name=tiergate2
 -- Holds of one tenant, a Redis 7 function library of the gateways. Every call is one atomic step on the keys of one tenant.
 --
 --   tg:{T}:s:<scope>  a scope's counters, packed (PACKED); or `?nonce` while somebody loads it from Postgres
@@ -208,7 +208,7 @@ local function poisoned_ms(open_key, body_hash)
   return left > 0 and left or nil
 end
 
--- tg1_hold  ARGV id gw prompt want n need price_in price_out nonce body_hash meta, then six limits per scope
+-- tg2_hold  ARGV id gw prompt want n need price_in price_out nonce body_hash meta, then six limits per scope
 -- want: tokens per choice; need: the fewest that will do; rates: put_rates.
 -- -> OK granted now_ms bound rates (bound: the kind that shrank the grant, or '') | SAME granted (a repeated call)
 --  | MISS scope_index nonce now_s | IDEM OPEN | IDEM OTHER (another body) | IDEM DONE answer | POISON ms
@@ -249,7 +249,7 @@ local function hold(KEYS, ARGV)
   return put_rates({'OK', d.grant, now.ms, d.bound}, scopes, limits, now)
 end
 
--- tg1_extend  ARGV from slice n, then six limits per scope
+-- tg2_extend  ARGV from slice n, then six limits per scope
 -- Up to `slice` tokens per choice on top of `from`, as many as there is room for, at least one. The record has another grant
 -- than `from`: the call was made before. -> OK granted | NO scope_index kind retry_ms | GONE (no open record, or a scope lost)
 local function extend(KEYS, ARGV)
@@ -273,7 +273,7 @@ local function extend(KEYS, ARGV)
   return {'OK', r.granted}
 end
 
--- tg1_load  KEYS scope  ARGV nonce minute requests tokens day tokens month tokens money
+-- tg2_load  KEYS scope  ARGV nonce minute requests tokens day tokens month tokens money
 -- The counters that Postgres had after the MISS that handed out this nonce. A nonce dies with the data it belongs to, so
 -- nothing older than a loss is ever loaded. -> OK | LATE
 local function load(KEYS, ARGV)
@@ -302,9 +302,9 @@ local function settle_now(r, KEYS, ARGV)
   end
 end
 
--- tg1_settle  ARGV prompt completion money outcome drop answer_comes
+-- tg2_settle  ARGV prompt completion money outcome drop answer_comes
 -- prompt -1: with what the record knows, for whoever finds a lost request. drop 1: its row is committed, forget the record.
--- answer_comes 1: tg1_answer will follow; otherwise the Idempotency-Key is free again.
+-- answer_comes 1: tg2_answer will follow; otherwise the Idempotency-Key is free again.
 -- -> OK at_ms prompt completion money outcome (a later caller gets the same) | GONE
 local function settle(KEYS, ARGV)
   local r = record_read(KEYS[2])
@@ -320,7 +320,7 @@ local function settle(KEYS, ARGV)
   return {'OK', r.at, r.p, r.c, r.m, r.outcome}
 end
 
--- tg1_answer  KEYS idem  ARGV id answer
+-- tg2_answer  KEYS idem  ARGV id answer
 -- Stores the answer that later requests with this Idempotency-Key get; '': there is none, the key is free. -> OK | LATE
 local function answer(KEYS, ARGV)
   if not idem_is_own(KEYS[1], ARGV[1]) then return 'LATE' end
@@ -332,7 +332,7 @@ local function answer(KEYS, ARGV)
   return 'OK'
 end
 
--- tg1_progress  KEYS record...  ARGV `sent prefilled` of each: nine digits, a space, 0 or 1
+-- tg2_progress  KEYS record...  ARGV `sent prefilled` of each: nine digits, a space, 0 or 1
 -- -> number of records that are not open (any more)
 local function progress(KEYS, ARGV)
   local gone = 0
@@ -347,9 +347,9 @@ local function progress(KEYS, ARGV)
 end
 
 -- What gives memory back must also run when Redis has none left.
-redis.register_function('tg1_hold', hold)
-redis.register_function('tg1_extend', extend)
-redis.register_function('tg1_load', load)
-redis.register_function('tg1_answer', answer)
-redis.register_function{function_name = 'tg1_settle', callback = settle, flags = {'allow-oom'}}
-redis.register_function{function_name = 'tg1_progress', callback = progress, flags = {'allow-oom'}}
+redis.register_function('tg2_hold', hold)
+redis.register_function('tg2_extend', extend)
+redis.register_function('tg2_load', load)
+redis.register_function('tg2_answer', answer)
+redis.register_function{function_name = 'tg2_settle', callback = settle, flags = {'allow-oom'}}
+redis.register_function{function_name = 'tg2_progress', callback = progress, flags = {'allow-oom'}}
