@@ -20,7 +20,7 @@ FUZZ_COMMON = -timeout=10 -rss_limit_mb=2048
 fuzz: ## build every fuzz target and run each for FUZZ_SECONDS (60)
 	$(FUZZ_MAKE) fuzz-build $(FUZZ_NAMES:%=fuzz-run-%)
 fuzz-smoke: ## replay the committed corpora through every fuzz target
-	$(FUZZ_MAKE) fuzz-build fuzz-replay
+	$(FUZZ_MAKE) fuzz-replay
 $(FUZZ_NAMES:%=fuzz-%): fuzz-%: ## fuzz-NAME: build and run one target for FUZZ_SECONDS
 	$(FUZZ_MAKE) $(FUZZ_DIR)/$*_fuzz fuzz-run-$*
 
@@ -45,6 +45,6 @@ $(FUZZ_NAMES:%=fuzz-run-%): fuzz-run-%: $(FUZZ_DIR)/%_fuzz
 	    || { tail -60 $(FUZZ_DIR)/$*.log; echo "fuzz $*: FAILED, see $(FUZZ_DIR)/found"; exit 1; }
 	@grep -E '^Done [0-9]+ runs' $(FUZZ_DIR)/$*.log | sed 's/^/fuzz $*: /'
 .PHONY: fuzz-replay
-fuzz-replay:
+fuzz-replay: $(FUZZ_BIN)
 	@tools/fuzz_replay.sh $(FUZZ_DIR) $(FUZZ_NAMES)
 endif
