@@ -39,7 +39,6 @@ step unit-asan $make MODE=asan unit
 step fuzz-smoke $make fuzz-smoke
 step integration $make integration
 step model $make model-quick
-step faults $make faults-quick
 step soak-asan $make MODE=asan SOAK_SECONDS=15 SOAK_CONNECTIONS=1000 soak
 
 echo "$((SECONDS - begun)) s in all"
