@@ -12,7 +12,7 @@ build/tests/chaos_proxy: tests/faults/chaos_proxy.c
 .PHONY: faults faults-quick faults-matrix faults-mutants
 faults: build/tiergate build/tests/chaos_proxy ## random faults on real servers (SEED=, FAULTS_SECONDS=60, FAULTS="...")
 	@$(FAULTS_RUN) $(addprefix --seed ,$(SEED)) --seconds $(FAULTS_SECONDS) $(FAULTS)
-faults-quick: build/tiergate build/tests/chaos_proxy ## a short version for make check (FAULTS_SECONDS=60; the seed is drawn and printed)
+faults-quick: build/tiergate build/tests/chaos_proxy ## the random run in short (FAULTS_SECONDS=60; the seed is drawn and printed)
 	@$(FAULTS_RUN) $(addprefix --seed ,$(SEED)) --seconds $(FAULTS_SECONDS) --rest 45 $(FAULTS)
 faults-matrix: build/tiergate build/tests/chaos_proxy ## each fault at each stage, one line a cell (FAULTS="--only 'kill -9 gateway'")
 	@$(FAULTS_RUN) $(addprefix --seed ,$(SEED)) --matrix --rate 60 --clients 32 --clock $(FAULTS)
