@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests: runs the steps below in order, each a make target with its own log in build/check/, and ends with one line
+# The tests of make check: runs the steps below in order, each a make target with its own log in build/check/, and ends with one line
 # "N passed, N failed, N skipped". A step ends with such a line itself; one without counts as one test.
 set -u
 logs=build/check
