@@ -45,7 +45,7 @@ def byte_names():
     return names
 
 
-def fields():
+def fields(context):
     tokens = byte_names() + CONTROL
     types = [1] * 256 + [3] * (VOCABULARY - 256)
     tokens += [f"<|unused{i}|>" for i in range(VOCABULARY - len(tokens))]
@@ -53,7 +53,7 @@ def fields():
         field("general.architecture", STRING, "llama"),
         field("general.name", STRING, "faults"),
         field("llama.block_count", U32, LAYERS),
-        field("llama.context_length", U32, CONTEXT),
+        field("llama.context_length", U32, context),
         field("llama.embedding_length", U32, DIM),
         field("llama.feed_forward_length", U32, INNER),
         field("llama.attention.head_count", U32, HEADS),
@@ -101,8 +101,8 @@ def tensors(seed):
         yield matrix(b + "ffn_down.weight", INNER, DIM, 1.5)
 
 
-def build(seed=1):
-    keys, infos, data = fields(), [], b""
+def build(seed=1, context=CONTEXT):
+    keys, infos, data = fields(context), [], b""
     for name, shape, values in tensors(seed):
         infos.append(text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
                      + struct.pack("<IQ", 0, len(data)))  # type 0: F32

@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+from model import CONTEXT, build
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "faults"
 RESTART_SECONDS = 0.3
@@ -122,10 +124,12 @@ class Site:
     """small_disks: each gateway's journal on a file system of its own. clock: the gateways live by set_clock.
     Both only where this machine lets us: small_disks is then a list that is not empty, clock is true."""
 
-    def __init__(self, directory, binary=None, gateways=2, workers=2, options=(), small_disks=False, clock=False):
+    def __init__(self, directory, binary=None, gateways=2, workers=2, options=(), small_disks=False, clock=False,
+                 context=CONTEXT):
         self.dir = Path(directory)
         self.binary = str(binary or ROOT / "build" / "tiergate")
         self.n_gateways, self.n_workers = gateways, workers
+        self.context = context  # of the model, in tokens
         self.options = dict(options)  # "section.key": value, for every role
         self.processes, self.by_name = [], {}
         self.wants_disks, self.small_disks = small_disks, []
@@ -293,8 +297,7 @@ class Site:
     # ---- life
 
     def start(self, proxy_program, budget, tenants=3, keys_each=2):
-        from model import build
-        Path(self.path("model.gguf")).write_bytes(build())
+        Path(self.path("model.gguf")).write_bytes(build(context=self.context))
         self.write_secrets()
         self.make_postgres()
         self.make_redis()
