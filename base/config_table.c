@@ -80,6 +80,9 @@ const config_row config_rows[] = {
      .help = "Sequences that run at a time."},
     {"worker", "step_tokens", CONFIG_NUMBER, FIELD(step_tokens), .least = 1, .most = 65536,
      .value = "512", .help = "Most tokens (decoded and prefilled) of one pass of the engine."},
+    {"worker", "draft_rows", CONFIG_NUMBER, FIELD(draft_rows), .least = 0, .most = 64, .value = "8",
+     .help = "A pass with fewer sequences is filled up to so many rows with guesses from the text "
+             "so far (prompt lookup); they change the speed, never the text. 0: none."},
     {"worker", "kv_bytes", CONFIG_SIZE, FIELD(kv_bytes), .least = M, .most = 16384 * G,
      .value = "1GiB", .help = "Memory for the KV cache."},
     {"worker", "max_context", CONFIG_NUMBER, FIELD(max_context), .least = 0, .most = 16777216,

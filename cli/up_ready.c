@@ -108,6 +108,15 @@ static json_t *pids(const up *u, child_kind kind, bool many) {
     return one;
 }
 
+// What each worker said: its model, its backend and where its metrics are.
+static json_t *worker_infos(const up *u) {
+    json_t *list = json_array();
+    for (int i = 0; i < u->n_children; i++)
+        if (u->children[i].kind == CHILD_WORKER)
+            json_array_append(list, u->children[i].info);
+    return list;
+}
+
 int ready_write(up *u, err *e) {
     if (!u->ready_file)
         return 0;
@@ -115,6 +124,7 @@ int ready_write(up *u, err *e) {
     json_object_set_new(ready, "api_key", json_string(u->api_key));
     json_object_set_new(ready, "admin_key", json_string(u->admin_key));
     json_object_set_new(ready, "data_dir", json_string(u->c.data_dir));
+    json_object_set_new(ready, "workers", worker_infos(u));
     json_object_set_new(ready, "pids",
                         json_pack("{s:o,s:o,s:o,s:o}", "gateway", pids(u, CHILD_GATEWAY, true),
                                   "worker", pids(u, CHILD_WORKER, true), "redis",

@@ -47,7 +47,9 @@ struct engine {
     seq_span *spans, *tails;
     engine_sampled *sampled, *first; // [max_seqs]
     engine_sampled *prompt_items;    // [max_rows]
-    engine_sampled **prompt;         // [max_seqs]
+    engine_sampled **prompt;         // [max_seqs], into prompt_items, as drafts
+    engine_sampled **drafts;         // [max_seqs]
+    int *n_right;                    // [max_seqs]
     engine_result result;
 };
 
@@ -117,6 +119,8 @@ static void open_memory(engine *g) {
     g->first = take(seqs, sizeof *g->first);
     g->prompt_items = take(rows, sizeof *g->prompt_items);
     g->prompt = take(seqs, sizeof(engine_sampled *));
+    g->drafts = take(seqs, sizeof(engine_sampled *));
+    g->n_right = take(seqs, sizeof *g->n_right);
 }
 
 int engine_open(const model *m, const engine_config *c, engine **out, err *e) {
@@ -155,6 +159,8 @@ static void close_memory(engine *g) {
     free(g->first);
     free(g->prompt_items);
     free(g->prompt);
+    free(g->drafts);
+    free(g->n_right);
 }
 
 void engine_close(engine *g) {
@@ -174,6 +180,8 @@ const char *engine_backend(const engine *g) { return g->o->name; }
 int engine_max_context(const engine *g) { return g->max_context; }
 size_t engine_weight_bytes(const engine *g) { return g->w->bytes; }
 int engine_seq_length(const engine_seq *s) { return s->length; }
+// Penalties make each token depend on those guessed before it.
+bool engine_seq_may_draft(const engine_seq *s) { return !s->counts; }
 
 const char *engine_kv_name(const engine *g) {
     static const char *const names[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
@@ -280,6 +288,18 @@ void engine_seq_free(engine *g, engine_seq *s) {
 
 // ---- one step
 
+static int check_draft(const engine_row *r, err *e) {
+    if (r->n_draft < 0 || r->n_draft >= r->n)
+        return err_set(e, ERR_INVALID, NULL, "a row of %d tokens of which %d are guesses", r->n,
+                       r->n_draft);
+    if (r->n_draft && (!r->sample || r->prompt_logprobs || !engine_seq_may_draft(r->seq)))
+        return err_set(e, ERR_INVALID, NULL, "guesses in a row that %s",
+                       !r->sample           ? "is not sampled"
+                       : r->prompt_logprobs ? "has prompt_logprobs"
+                                            : "has penalties");
+    return 0;
+}
+
 static int check_row(const engine *g, const engine_row *r, err *e) {
     if (r->seq->in_step)
         return err_set(e, ERR_INVALID, NULL, "a sequence is twice in one step");
@@ -290,7 +310,7 @@ static int check_row(const engine *g, const engine_row *r, err *e) {
     if (r->n > g->max_context - r->seq->length)
         return err_set(e, ERR_CONTEXT_LENGTH, NULL, "%d tokens after %d exceed the context of %d",
                        r->n, r->seq->length, g->max_context);
-    return check_ids(g, r->tokens, r->n, e);
+    return check_draft(r, e) ? -1 : check_ids(g, r->tokens, r->n, e);
 }
 
 static int check_rows(const engine *g, const engine_row *rows, int n_rows, err *e) {
@@ -363,7 +383,7 @@ static graph_batch make_batch(engine *g, const engine_row *rows, int n_rows) {
     graph_batch b = {.ids = g->ids, .spans = g->spans, .keep = g->keep, .tails = g->tails};
     for (int i = 0; i < n_rows; i++) {
         const engine_row *r = &rows[i];
-        int wanted = r->prompt_logprobs ? r->n : r->sample ? 1 : 0;
+        int wanted = r->prompt_logprobs ? r->n : r->sample ? 1 + r->n_draft : 0;
         memcpy(g->ids + b.n_rows, r->tokens, (size_t)r->n * sizeof *r->tokens);
         g->spans[b.n_spans++] = span_of(r, b.n_rows, r->n);
         b.n_rows += r->n;
@@ -375,11 +395,12 @@ static graph_batch make_batch(engine *g, const engine_row *rows, int n_rows) {
     return b;
 }
 
-static sample_item new_item(const engine_row *r, int32_t given, engine_sampled *out) {
+// Draws the token before the last n_behind of the row, or describes the given one.
+static sample_item new_item(const engine_row *r, int n_behind, int32_t given, engine_sampled *out) {
     return (sample_item){.params = &r->seq->params,
                          .counts = r->seq->counts,
                          .choice = r->seq->choice,
-                         .position = r->seq->length + r->n,
+                         .position = r->seq->length + r->n - n_behind,
                          .given = given,
                          .out = out};
 }
@@ -395,11 +416,16 @@ static int plan_items(engine *g, const engine_row *rows, int n_rows, float *hidd
         g->prompt[i] = r->prompt_logprobs ? &g->prompt_items[n_prompt] : NULL;
         for (int k = 0; r->prompt_logprobs && k + 1 < r->n; k++, n++) {
             g->item_rows[n] = i;
-            g->items[n] = new_item(r, r->tokens[k + 1], &g->prompt_items[n_prompt++]);
+            g->items[n] = new_item(r, r->n - 1 - k, r->tokens[k + 1], &g->prompt_items[n_prompt++]);
+        }
+        g->drafts[i] = &g->prompt_items[n_prompt];
+        for (int left = r->n_draft; left > 0; left--, n++) {
+            g->item_rows[n] = i;
+            g->items[n] = new_item(r, left, -1, &g->prompt_items[n_prompt++]);
         }
         if (r->prompt_logprobs || r->sample) {
             g->item_rows[n] = i;
-            g->items[n++] = new_item(r, -1, r->sample ? &g->sampled[i] : NULL);
+            g->items[n++] = new_item(r, 0, -1, r->sample ? &g->sampled[i] : NULL);
         }
     }
     for (int i = 0; i < n_rows; i++) {
@@ -408,7 +434,7 @@ static int plan_items(engine *g, const engine_row *rows, int n_rows, float *hidd
             continue;
         memcpy(hidden + (size_t)n * dim, r->seq->pending, dim * sizeof *hidden);
         g->item_rows[n] = i;
-        g->items[n++] = new_item(r, r->tokens[0], &g->first[i]);
+        g->items[n++] = new_item(r, r->n, r->tokens[0], &g->first[i]);
     }
     return n;
 }
@@ -440,12 +466,28 @@ static int score(engine *g, const engine_row *rows, int n_rows, float *hidden, e
     return 0;
 }
 
+// What was sampled in the place of the first wrong guess is the row's token.
+static void judge_drafts(engine *g, const engine_row *rows, int n_rows) {
+    for (int i = 0; i < n_rows; i++) {
+        const engine_row *r = &rows[i];
+        const int32_t *guesses = r->tokens + r->n - r->n_draft;
+        int right = 0;
+        while (right < r->n_draft && g->drafts[i][right].id == guesses[right])
+            right++;
+        if (right < r->n_draft)
+            g->sampled[i] = g->drafts[i][right];
+        g->n_right[i] = right;
+    }
+}
+
 static void commit(engine *g, const engine_row *rows, const graph_batch *b, const float *hidden) {
     size_t dim = (size_t)g->s->dim;
     for (int i = 0, tail = 0; i < b->n_spans; i++) {
         engine_seq *s = rows[i].seq;
-        prefix_append(&s->prefix, g->kv, &s->table, s->length, rows[i].tokens, rows[i].n);
-        s->length += rows[i].n;
+        int n = rows[i].n - rows[i].n_draft + g->n_right[i];
+        prefix_append(&s->prefix, g->kv, &s->table, s->length, rows[i].tokens, n);
+        s->length += n;
+        kv_table_shrink(g->kv, &s->table, s->length);
         s->has_pending = rows[i].prompt_logprobs;
         if (!rows[i].prompt_logprobs && !rows[i].sample)
             continue;
@@ -459,7 +501,11 @@ static void commit(engine *g, const engine_row *rows, const graph_batch *b, cons
 int engine_step(engine *g, const engine_row *rows, int n_rows, const engine_result **out, err *e) {
     if (check_rows(g, rows, n_rows, e) || take_pages(g, rows, n_rows, e))
         return -1;
-    g->result = (engine_result){.sampled = g->sampled, .prompt = g->prompt, .first = g->first};
+    g->result = (engine_result){.sampled = g->sampled,
+                                .n_right = g->n_right,
+                                .drafts = g->drafts,
+                                .prompt = g->prompt,
+                                .first = g->first};
     *out = &g->result;
     if (n_rows == 0)
         return 0;
@@ -471,6 +517,7 @@ int engine_step(engine *g, const engine_row *rows, int n_rows, const engine_resu
         drop_pages(g, rows, n_rows);
         return -1;
     }
+    judge_drafts(g, rows, n_rows);
     commit(g, rows, &b, hidden);
     return 0;
 }

@@ -57,7 +57,8 @@ int engine_kv_tokens_in_use(const engine *g, const uint8_t *salt, const int32_t 
 // each sequence that token as its own row. ERR_OVERLOADED: no sequence or page is free.
 int engine_seq_fork(engine *g, const engine_seq *from, int choice, engine_seq **out, err *e);
 void engine_seq_free(engine *g, engine_seq *s);
-int engine_seq_length(const engine_seq *s); // positions stored
+int engine_seq_length(const engine_seq *s);     // positions stored
+bool engine_seq_may_draft(const engine_seq *s); // whether its rows may hold guesses
 
 typedef struct engine_row { // a run of tokens of one sequence in this step
     engine_seq *seq;        // each at most once a step
@@ -66,6 +67,10 @@ typedef struct engine_row { // a run of tokens of one sequence in this step
     bool sample;          // sample the token after the last one
     bool prompt_logprobs; // also describe (echo) tokens[1..n), and tokens[0] if the chunk before
                           // asked for this too; ERR_INVALID for a sequence with a salt
+    int n_draft; // the last so many of tokens are guesses (Leviathan et al. 2023): a token is
+                 // sampled before each as if it were not there, and those from the first that
+                 // differs on are taken back. Needs sample and at least one token that is no guess;
+                 // ERR_INVALID with prompt_logprobs or penalties
 } engine_row;
 
 typedef struct token_logprob {
@@ -84,7 +89,12 @@ typedef struct engine_sampled {
 } engine_sampled;
 
 typedef struct engine_result {
-    engine_sampled *sampled; // [n_rows of the call]; valid where row.sample
+    engine_sampled *sampled; // [n_rows of the call]; valid where row.sample: the token after the
+                             // last one that was kept
+    // For rows with n_draft: how many of the guesses were right, and these, as sampled. The step
+    // made drafts[i][0..n_right[i]), then sampled[i].
+    int *n_right;            // [n_rows of the call]
+    engine_sampled **drafts; // [n_rows of the call]
     // For rows with prompt_logprobs: entry k describes tokens[k + 1] of that row given the tokens
     // before; n - 1 entries (and the prediction for the next chunk's first token is kept by the
     // sequence and delivered as `first` of the next call).

@@ -12,7 +12,7 @@
 #define VERSION 1
 #define FLAGS_ALL                                                                                  \
     (REPLY_CLAIM | REPLY_HOLD | REPLY_PREFILLED | REPLY_LAST | REPLY_REFUSED | REPLY_PROMPT |      \
-     REPLY_FAILED)
+     REPLY_FAILED | REPLY_AGAIN)
 #define FRAME_LEAST_BYTES 56 // of a frame without tokens and text
 #define MAX_TOP 20
 

@@ -20,6 +20,7 @@ enum reply_flag {
     REPLY_PROMPT = 32,   // tokens are the prompt's, with log-probabilities (echo)
     REPLY_FAILED =
         64, // the engine failed this request alone; text holds no secret; end it with an error
+    REPLY_AGAIN = 128, // tokens of the same step as the frame before it for this choice
 };
 
 typedef enum reply_finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_ERROR } reply_finish;

@@ -46,7 +46,7 @@ typedef struct request_choice {
     int32_t *ids; // generated tokens as received; the whole state of a continuation
     int n, cap;
     int handed;          // tokens the client's socket took, <= n
-    int n_steps;         // frames that brought tokens
+    int n_steps;         // of the engine, that brought tokens
     int n_prompt_frames; // prompt tokens passed on (echo)
     bool is_last;        // nothing follows
     reply_finish finish;

@@ -60,7 +60,7 @@ static void append_ids(request_choice *c, const reply_frame *f) {
     }
     for (int i = 0; i < f->n_tokens; i++)
         c->ids[c->n++] = f->tokens[i].id;
-    c->n_steps += f->n_tokens > 0;
+    c->n_steps += f->n_tokens > 0 && !(f->flags & REPLY_AGAIN);
 }
 
 static void end_choice(request_choice *c, reply_finish why) {

@@ -5,13 +5,17 @@
 #include <string.h>
 #include "base/log.h"
 
+static void tokens_reserve(choice *c, int n) {
+    if (c->n + n <= c->cap)
+        return;
+    c->cap = c->cap + c->cap / 2 + 256;
+    c->tokens = realloc(c->tokens, (size_t)c->cap * sizeof *c->tokens);
+    if (!c->tokens)
+        fatal("no memory for %d tokens", c->cap);
+}
+
 static void token_append(choice *c, int32_t id) {
-    if (c->n == c->cap) {
-        c->cap = c->cap + c->cap / 2 + 256;
-        c->tokens = realloc(c->tokens, (size_t)c->cap * sizeof *c->tokens);
-        if (!c->tokens)
-            fatal("no memory for %d tokens", c->cap);
-    }
+    tokens_reserve(c, 1);
     c->tokens[c->n++] = id;
 }
 
@@ -62,6 +66,11 @@ run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, co
     for (int i = 0; i < j->n_choices; i++)
         choice_init(r, i, m);
     return r;
+}
+
+int choice_guess(choice *c, int most) {
+    tokens_reserve(c, DRAFT_MOST);
+    return draft_find(c->tokens, c->n, most < DRAFT_MOST ? most : DRAFT_MOST, c->tokens + c->n);
 }
 
 int choice_made(const run *r, const choice *c) { return c->n - r->j.n_prompt; }

@@ -12,6 +12,7 @@
 #include "router/job.h"
 #include "router/queue.h"
 #include "router/reply.h"
+#include "worker/draft.h"
 #include "worker/text.h"
 
 typedef struct choice {
@@ -19,6 +20,7 @@ typedef struct choice {
     int32_t *tokens; // prompt, then made
     int n, cap;      // n = n_prompt + made
     int fed;
+    draft_pace pace;
     text_stream text;
     bool done;
 } choice;
@@ -51,6 +53,9 @@ void run_free(run *r, engine *g);
 int choice_made(const run *r, const choice *c);
 static inline int choice_left(const choice *c) { return c->n - c->fed; } // tokens still to feed
 
+// Appends guesses of what follows behind tokens[n), where they stand until the step decided;
+// returns how many, at most `most`.
+int choice_guess(choice *c, int most);
 // A token was sampled: appends it, decides whether the choice ends, and describes it in f (text
 // appended to text; f->text is not set).
 void choice_take(run *r, choice *c, const engine_sampled *s, const model *m, int max_context,

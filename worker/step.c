@@ -11,9 +11,13 @@
 
 enum { PAGE_TOKENS = 16 }; // room that every running sequence may need at its next step
 
-void stepper_init(stepper *s, engine *g, const model *m, int slots, int step_tokens) {
-    *s = (stepper){
-        .g = g, .m = m, .slots = slots, .step_tokens = step_tokens < slots ? slots : step_tokens};
+void stepper_init(stepper *s, engine *g, const model *m, int slots, int step_tokens,
+                  int draft_rows) {
+    *s = (stepper){.g = g,
+                   .m = m,
+                   .slots = slots,
+                   .step_tokens = step_tokens < slots ? slots : step_tokens,
+                   .draft_rows = draft_rows};
     s->plan.cap = slots;
     s->plan.rows = calloc((size_t)slots, sizeof *s->plan.rows);
     s->plan.runs = calloc((size_t)slots, sizeof *s->plan.runs);
@@ -168,18 +172,54 @@ static int chunk(const stepper *s, const run *r, const choice *c) {
     return left < room ? left : room;
 }
 
-static void plan_make(stepper *s, run *runs) {
+static void plan_rows(stepper *s, run *runs, bool prefill) {
+    for (run *r = runs; r; r = r->next)
+        for (int i = 0; i < r->j.n_choices; i++) {
+            choice *c = &r->choices[i];
+            if (!c->seq || c->done || (choice_left(c) > 1) != prefill)
+                continue;
+            int n = chunk(s, r, c);
+            if (n > 0)
+                plan_add(&s->plan, r, c, n);
+        }
+}
+
+// Guesses that row i may hold beside the others': no more than it may still make, save one.
+static int draft_room(const stepper *s, int i) {
+    const run *r = s->plan.runs[i];
+    const choice *c = s->plan.choices[i];
+    int room = (s->draft_rows - s->plan.n) / s->plan.n;
+    int answer = r->j.max_tokens - choice_made(r, c) - 1;
+    int context = engine_max_context(s->g) - c->n;
+    int budget = s->step_tokens - s->plan.n_tokens;
+    room = answer < room ? answer : room;
+    room = context < room ? context : room;
+    return budget < room ? budget : room;
+}
+
+// Only decode rows are planned yet. A few rows more cost little as long as the weights are read for
+// few; from draft_rows on the company is worth more than guesses.
+static void plan_drafts(stepper *s) {
+    for (int i = 0; i < s->plan.n; i++) {
+        choice *c = s->plan.choices[i];
+        int most = draft_room(s, i);
+        if (most < 1 || !engine_seq_may_draft(c->seq))
+            continue;
+        int may = draft_may(&c->pace);
+        int n = may ? choice_guess(c, may < most ? may : most) : 0;
+        s->plan.rows[i].tokens = c->tokens + c->fed;
+        s->plan.rows[i].n += n;
+        s->plan.rows[i].n_draft = n;
+        s->plan.n_tokens += n;
+    }
+}
+
+static void plan_make(stepper *s, run *runs, bool with_drafts) {
     s->plan.n = s->plan.n_tokens = 0;
-    for (int prefill = 0; prefill <= 1; prefill++)
-        for (run *r = runs; r; r = r->next)
-            for (int i = 0; i < r->j.n_choices; i++) {
-                choice *c = &r->choices[i];
-                if (!c->seq || c->done || (choice_left(c) > 1) != prefill)
-                    continue;
-                int n = chunk(s, r, c);
-                if (n > 0)
-                    plan_add(&s->plan, r, c, n);
-            }
+    plan_rows(s, runs, false);
+    if (with_drafts)
+        plan_drafts(s);
+    plan_rows(s, runs, true);
 }
 
 // ---- what came of it
@@ -219,16 +259,17 @@ static void prompt_frame(stepper *s, outbox *o, int i, const engine_result *res)
     }
 }
 
-static void token_frame(stepper *s, outbox *o, int i, const engine_sampled *sampled,
-                        int engine_us) {
+static void token_frame(stepper *s, outbox *o, int i, const engine_sampled *sampled, int engine_us,
+                        unsigned flags) {
     run *r = s->plan.runs[i];
     choice *c = s->plan.choices[i];
     arena *a = outbox_arena(o);
     buf text = {0};
     reply_frame *f = frame_for(o, r, c);
     f->engine_us = engine_us;
+    f->flags = flags;
     if (!r->prefilled) {
-        f->flags = REPLY_PREFILLED;
+        f->flags |= REPLY_PREFILLED;
         f->cached = r->cached;
     }
     r->prefilled = true;
@@ -251,6 +292,23 @@ static void progress_frame(stepper *s, outbox *o, int i, int engine_us) {
     f->engine_us = engine_us;
 }
 
+// A frame for each token that row i made: the right guesses, then the sampled one, unless the
+// answer ends before. Returns how many.
+static int token_frames(stepper *s, const engine_result *res, outbox *o, int i, int engine_us) {
+    choice *c = s->plan.choices[i];
+    int right = res->n_right[i], made = 0;
+    do {
+        const engine_sampled *t = made < right ? &res->drafts[i][made] : &res->sampled[i];
+        token_frame(s, o, i, t, made ? 0 : engine_us, made ? REPLY_AGAIN : 0);
+    } while (made++ < right && !c->done);
+    if (s->plan.rows[i].n_draft)
+        draft_learn(&c->pace, s->plan.rows[i].n_draft, right);
+    s->n_guessed += s->plan.rows[i].n_draft;
+    s->n_right += right;
+    s->n_made += made;
+    return made;
+}
+
 static void absorb(stepper *s, const engine_result *res, int64_t step_us, outbox *o,
                    void (*charge)(void *ctx, const run *r, int n), void *ctx) {
     int64_t now = clock_mono_ms();
@@ -261,12 +319,10 @@ static void absorb(stepper *s, const engine_result *res, int64_t step_us, outbox
         int share = (int)(step_us * row->n / s->plan.n_tokens);
         if (row->prompt_logprobs)
             prompt_frame(s, o, i, res);
-        c->fed += row->n;
+        c->fed += row->n - row->n_draft + res->n_right[i];
         r->last_ms = now;
         if (row->sample) {
-            token_frame(s, o, i, &res->sampled[i], share);
-            s->n_made++;
-            charge(ctx, r, 1);
+            charge(ctx, r, token_frames(s, res, o, i, share));
         } else {
             progress_frame(s, o, i, share);
         }
@@ -283,12 +339,22 @@ static bool fail_row(stepper *s, outbox *o, const err *why) {
     return true;
 }
 
+// Guesses take nothing from anyone and fail nobody: a pass that failed with some is run without.
+static bool drop_drafts(const stepper *s, bool *with_drafts) {
+    bool had = false;
+    for (int i = 0; i < s->plan.n; i++)
+        had |= s->plan.rows[i].n_draft > 0;
+    *with_drafts = false;
+    return had;
+}
+
 int stepper_step(stepper *s, run *runs, outbox *o, void (*charge)(void *ctx, const run *r, int n),
                  void *ctx, err *e) {
+    bool with_drafts = true;
     place_all(s, runs, o);
     for (;;) {
         const engine_result *res;
-        plan_make(s, runs);
+        plan_make(s, runs, with_drafts);
         if (s->plan.n == 0)
             return 0;
         int64_t begun = clock_mono_us();
@@ -296,7 +362,8 @@ int stepper_step(stepper *s, run *runs, outbox *o, void (*charge)(void *ctx, con
             absorb(s, res, clock_mono_us() - begun, o, charge, ctx);
             return 0;
         }
-        bool goes_on = e->code == ERR_OVERLOADED ? preempt(s, runs) : fail_row(s, o, e);
+        bool goes_on = drop_drafts(s, &with_drafts) ||
+                       (e->code == ERR_OVERLOADED ? preempt(s, runs) : fail_row(s, o, e));
         if (!goes_on)
             return -1;
         *e = (err){0};

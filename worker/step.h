@@ -19,11 +19,13 @@ typedef struct stepper {
     const model *m;
     int slots;       // sequences in the engine at once
     int step_tokens; // budget of a pass
+    int draft_rows;  // a pass of fewer decode rows is filled up to this with guesses; 0: never
     step_plan plan;
-    int64_t n_made; // tokens sampled since the start, for metrics
+    int64_t n_made, n_guessed, n_right; // tokens since the start, for metrics
 } stepper;
 
-void stepper_init(stepper *s, engine *g, const model *m, int slots, int step_tokens);
+void stepper_init(stepper *s, engine *g, const model *m, int slots, int step_tokens,
+                  int draft_rows);
 void stepper_release(stepper *s);
 int stepper_used(const run *runs); // sequences in the engine
 

@@ -60,7 +60,7 @@ typedef struct worker {
     atomic_bool ready; // Redis answers
     engine_stats told; // as of the last measure()
     metric *m_steps, *m_tokens, *m_claims, *m_active, *m_waiting, *m_kv_free, *m_step_s;
-    metric *m_hits, *m_misses, *m_evicted, *m_cached;
+    metric *m_hits, *m_misses, *m_evicted, *m_cached, *m_guessed, *m_right;
 } worker;
 
 // ---- the list of runs
@@ -323,12 +323,15 @@ static void measure(worker *w) {
 
 static int step(worker *w, err *e) {
     int64_t begun = clock_mono_us(), made = w->step.n_made;
+    int64_t guessed = w->step.n_guessed, right = w->step.n_right;
     tell_keeper(w);
     failpoint("worker.step.before");
     if (stepper_step(&w->step, w->runs, w->out, charge, w, e))
         return -1;
     metric_add(w->m_steps, 1);
     metric_add(w->m_tokens, w->step.n_made - made);
+    metric_add(w->m_guessed, w->step.n_guessed - guessed);
+    metric_add(w->m_right, w->step.n_right - right);
     metric_observe(w->m_step_s, (double)(clock_mono_us() - begun) * 1e-6);
     runs_drop(w, is_over, NULL);
     failpoint("worker.step.after");
@@ -423,6 +426,10 @@ static void open_metrics(worker *w) {
                                   "Pages the prefix cache gave up for other tokens.");
     w->m_cached =
         metric_gauge("tiergate_worker_prefix_pages", "", "Pages in the prefix cache, used or not.");
+    w->m_guessed = metric_counter("tiergate_worker_draft_tokens_total", "",
+                                  "Tokens guessed from the text so far.");
+    w->m_right = metric_counter("tiergate_worker_draft_accepted_tokens_total", "",
+                                "Guessed tokens that were the model's own.");
     w->m_step_s = metric_histogram("tiergate_worker_step_seconds", "", "Time of a pass.", bounds,
                                    sizeof bounds / sizeof *bounds);
 }
@@ -506,7 +513,7 @@ int worker_run(const config *c, const char *model_name, int ready_fd, err *e) {
     open_metrics(&w);
     int rc = open_all(&w, e) || probe_start(&c->worker_ops_listen, not_ready, &w, &o, e) ? -1 : 0;
     if (!rc) {
-        stepper_init(&w.step, w.g, w.m, (int)c->slots, (int)c->step_tokens);
+        stepper_init(&w.step, w.g, w.m, (int)c->slots, (int)c->step_tokens, (int)c->draft_rows);
         run_threads(&w, o, ready_fd, e, &rc);
         log_event(LOG_INFO, "worker.stopped", NULL);
     }

@@ -35,7 +35,8 @@ def test_the_ready_file_is_private_and_complete(up):
     mode = stat.S_IMODE(up.ready_file.stat().st_mode)
     ready = up.ready()
     assert mode == 0o600
-    assert set(ready) == {"base_url", "admin_url", "ops_url", "api_key", "admin_key", "ca_file", "models", "pids", "data_dir"}
+    assert set(ready) == {"base_url", "admin_url", "ops_url", "api_key", "admin_key", "ca_file", "models", "workers", "pids",
+                          "data_dir"}
     assert re.fullmatch(r"https://127\.0\.0\.1:\d+/v1", ready["base_url"])
     assert re.fullmatch(r"https://127\.0\.0\.1:\d+", ready["admin_url"])
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", ready["ops_url"])
