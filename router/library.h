@@ -1,5 +1,5 @@
 // The two Redis function libraries, embedded in the binary at build time: router/queue.lua
-// (tiergate_queue1) and router/quota.lua (tiergate2). A changed library gets a new name, so that
+// (tiergate_queue1) and router/quota.lua (tiergate3). A changed library gets a new name, so that
 // two versions of the product can run side by side.
 #ifndef ROUTER_LIBRARY_H
 #define ROUTER_LIBRARY_H

@@ -1,4 +1,4 @@
-// Builds the calls of tiergate2 and reads their answers. Owns nothing; any thread. Does not send:
+// Builds the calls of tiergate3 and reads their answers. Owns nothing; any thread. Does not send:
 // the request's loop, the recorder and the sweeper each have a connection of their own.
 #include "router/quota.h"
 #include "router/library.h"
@@ -47,7 +47,7 @@ void quota_hold_command(const usage_meta *m, const char *id, uint64_t gateway,
                         const char *body_hash, const quota_demand *d, const quota_limits *l,
                         command *out) {
     buf meta = {0};
-    put_keys(out, "tg2_hold", m, id);
+    put_keys(out, "tg3_hold", m, id);
     command_text(out, id);
     command_printf(out, "%016" PRIx64, gateway);
     command_int(out, d->prompt);
@@ -66,7 +66,7 @@ void quota_hold_command(const usage_meta *m, const char *id, uint64_t gateway,
 
 void quota_extend_command(const usage_meta *m, const char *id, int from, int slice, int n_choices,
                           const quota_limits *l, command *out) {
-    put_keys(out, "tg2_extend", m, id);
+    put_keys(out, "tg3_extend", m, id);
     command_int(out, from);
     command_int(out, slice);
     command_int(out, n_choices);
@@ -75,7 +75,7 @@ void quota_extend_command(const usage_meta *m, const char *id, int from, int sli
 
 static void put_settle(const usage_meta *m, const char *id, const quota_settlement *s,
                        const char *outcome, command *out) {
-    put_keys(out, "tg2_settle", m, id);
+    put_keys(out, "tg3_settle", m, id);
     command_int(out, s ? s->prompt : -1);
     command_int(out, s ? s->completion : 0);
     command_int(out, s ? s->money : 0);
@@ -88,6 +88,10 @@ void quota_settle_command(const usage_meta *m, const char *id, const quota_settl
     command_words(out, 2, (const char *const[]){drop ? "1" : "0", "0"});
 }
 
+void quota_release_command(const usage_meta *m, const char *id, command *out) {
+    put_keys(out, "tg3_release", m, id);
+}
+
 void quota_settle_answered_command(const usage_meta *m, const char *id, const quota_settlement *s,
                                    const char *outcome, command *out) {
     put_settle(m, id, s, outcome, out);
@@ -96,7 +100,7 @@ void quota_settle_answered_command(const usage_meta *m, const char *id, const qu
 
 void quota_answer_command(const char *tenant, const char *idem, const char *id, const void *p,
                           size_t n, command *out) {
-    command_words(out, 3, (const char *const[]){"FCALL", "tg2_answer", "1"});
+    command_words(out, 3, (const char *const[]){"FCALL", "tg3_answer", "1"});
     command_printf(out, "tg:{%s}:idem:%s", tenant, idem);
     command_text(out, id);
     command_bytes(out, n ? p : "", n);
@@ -111,7 +115,7 @@ void quota_poison_command(const char *tenant, const char *body_hash, int64_t ms,
 
 void quota_progress_command(const char *tenant, const quota_sent *sent, int n, command *out) {
     command_text(out, "FCALL");
-    command_text(out, "tg2_progress");
+    command_text(out, "tg3_progress");
     command_int(out, n);
     for (int i = 0; i < n; i++)
         command_printf(out, "tg:{%s}:r:%s", tenant, sent[i].id);
@@ -124,7 +128,7 @@ void quota_load_command(const usage_meta *m, int scope, const char *nonce, const
                         command *out) {
     char name[96];
     usage_scope_name(m, m->scopes[scope], name, sizeof name);
-    command_words(out, 3, (const char *const[]){"FCALL", "tg2_load", "1"});
+    command_words(out, 3, (const char *const[]){"FCALL", "tg3_load", "1"});
     command_printf(out, "tg:{%s}:s:%s", m->tenant, name);
     command_text(out, nonce);
     const int64_t values[] = {c->minute,     c->minute_requests, c->minute_tokens, c->day,
@@ -240,6 +244,7 @@ int quota_read_record(const char *p, size_t n, quota_record *out, err *e) {
                           .is_open = word[0][0] == 'o',
                           .sent = (int)strtol(word[1], NULL, 10),
                           .prefilled = word[2][0] == '1',
+                          .is_accepted = word[2][0] != '2',
                           .granted = (int)strtol(word[3], NULL, 10),
                           .prompt = (int)strtol(word[4], NULL, 10),
                           .held_tokens = strtoll(word[5], NULL, 10),

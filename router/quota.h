@@ -1,4 +1,4 @@
-// Holds: the commands of the library tiergate2 (router/quota.lua) and their answers. Whoever owns a
+// Holds: the commands of the library tiergate3 (router/quota.lua) and their answers. Whoever owns a
 // connection sends them. Limits travel with each call and only for scopes that have one; which
 // scopes those are stands in usage_meta.scopes, so that extend and settle name the same ones.
 // Internal to router/.
@@ -80,7 +80,9 @@ void quota_read_answer(const redis_value *v, quota_answer *out); // of hold and 
 // s NULL: with what the record knows. drop: the row is committed, the record goes.
 void quota_settle_command(const usage_meta *m, const char *id, const quota_settlement *s,
                           const char *outcome, bool drop, command *out);
-// The same by the owner of a whole answer, whose Idempotency-Key stays taken until
+// Undoes a hold whose request was never accepted: no row. Its answer: quota_is_released.
+void quota_release_command(const usage_meta *m, const char *id, command *out);
+// The same as settle by the owner of a whole answer, whose Idempotency-Key stays taken until
 // quota_answer_command.
 void quota_settle_answered_command(const usage_meta *m, const char *id, const quota_settlement *s,
                                    const char *outcome, command *out);
@@ -97,6 +99,7 @@ typedef struct quota_sent {
     int sent;
     bool prefilled;
 } quota_sent;
+// Also says that the request was accepted: the first one goes before its first enqueue.
 void quota_progress_command(const char *tenant, const quota_sent *sent, int n, command *out);
 
 typedef struct quota_counters { // of one scope, from Postgres
@@ -112,7 +115,8 @@ int quota_read_ledger(pg *p, const usage_meta *m, int scope, int64_t now_s, quot
 // A record in Redis, as far as a stranger needs it.
 typedef struct quota_record {
     uint64_t gateway;
-    bool is_open; // else settled, with the values below
+    bool is_open;     // else settled, with the values below
+    bool is_accepted; // false: held only, it leaves no row
     int prompt, granted, sent;
     bool prefilled;
     int64_t held_tokens, held_money;

@@ -1,4 +1,4 @@
-#!lua name=tiergate2
+#!lua name=tiergate3
 -- Holds of one tenant, a Redis 7 function library of the gateways. Every call is one atomic step on the keys of one tenant.
 --
 --   tg:{T}:s:<scope>  a scope's counters, packed (PACKED); or `?nonce` while somebody loads it from Postgres
@@ -27,6 +27,7 @@ local LIMITS = 6 -- requests a minute, tokens a minute, open requests, tokens a 
 local RECORD = '%s %09d %d %d %d %d %d %d %d %d %d %d %d %d %s %s %s'
 local RECORD_IN = '^(%l) (%d+) (%d) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (.*)$'
 local SENT_AT = 2 -- where `sent prefilled` begins in a record; progress writes it in place
+local NOT_ACCEPTED = 2 -- as `prefilled`: held, and nobody has said yet that the request was accepted; its first progress does
 
 -- Number of the month (year * 12 + month - 1) of a day counted from 1970-01-01. Years are counted from 1 March, so that the
 -- leap day comes last; right until 2100-02-28.
@@ -208,7 +209,7 @@ local function poisoned_ms(open_key, body_hash)
   return left > 0 and left or nil
 end
 
--- tg2_hold  ARGV id gw prompt want n need price_in price_out nonce body_hash meta, then six limits per scope
+-- tg3_hold  ARGV id gw prompt want n need price_in price_out nonce body_hash meta, then six limits per scope
 -- want: tokens per choice; need: the fewest that will do; rates: put_rates.
 -- -> OK granted now_ms bound rates (bound: the kind that shrank the grant, or '') | SAME granted (a repeated call)
 --  | MISS scope_index nonce now_s | IDEM OPEN | IDEM OTHER (another body) | IDEM DONE answer | POISON ms
@@ -242,14 +243,14 @@ local function hold(KEYS, ARGV)
   local tokens, money = prompt + n * d.grant, prompt * d.pin + n * d.grant * d.pout
   for i, s in ipairs(scopes) do scope_hold(KEYS[FIRST_SCOPE + i - 1], s, 1, tokens, money) end
   redis.call('SADD', KEYS[1], ARGV[1])
-  record_write(KEYS[2], {state = 'o', sent = 0, prefilled = 0, granted = d.grant, prompt = prompt, held_tokens = tokens,
+  record_write(KEYS[2], {state = 'o', sent = 0, prefilled = NOT_ACCEPTED, granted = d.grant, prompt = prompt, held_tokens = tokens,
     held_money = money, pin = d.pin, pout = d.pout, t = now.ms, at = 0, p = 0, c = 0, m = 0, outcome = '-', gw = ARGV[2],
     meta = ARGV[11]})
   if is_idem(KEYS[3]) then redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. ARGV[10], 'PX', RUNNING_LIFE_MS) end
   return put_rates({'OK', d.grant, now.ms, d.bound}, scopes, limits, now)
 end
 
--- tg2_extend  ARGV from slice n, then six limits per scope
+-- tg3_extend  ARGV from slice n, then six limits per scope
 -- Up to `slice` tokens per choice on top of `from`, as many as there is room for, at least one. The record has another grant
 -- than `from`: the call was made before. -> OK granted | NO scope_index kind retry_ms | GONE (no open record, or a scope lost)
 local function extend(KEYS, ARGV)
@@ -273,7 +274,7 @@ local function extend(KEYS, ARGV)
   return {'OK', r.granted}
 end
 
--- tg2_load  KEYS scope  ARGV nonce minute requests tokens day tokens month tokens money
+-- tg3_load  KEYS scope  ARGV nonce minute requests tokens day tokens month tokens money
 -- The counters that Postgres had after the MISS that handed out this nonce. A nonce dies with the data it belongs to, so
 -- nothing older than a loss is ever loaded. -> OK | LATE
 local function load(KEYS, ARGV)
@@ -302,9 +303,9 @@ local function settle_now(r, KEYS, ARGV)
   end
 end
 
--- tg2_settle  ARGV prompt completion money outcome drop answer_comes
+-- tg3_settle  ARGV prompt completion money outcome drop answer_comes
 -- prompt -1: with what the record knows, for whoever finds a lost request. drop 1: its row is committed, forget the record.
--- answer_comes 1: tg2_answer will follow; otherwise the Idempotency-Key is free again.
+-- answer_comes 1: tg3_answer will follow; otherwise the Idempotency-Key is free again.
 -- -> OK at_ms prompt completion money outcome (a later caller gets the same) | GONE
 local function settle(KEYS, ARGV)
   local r = record_read(KEYS[2])
@@ -320,7 +321,18 @@ local function settle(KEYS, ARGV)
   return {'OK', r.at, r.p, r.c, r.m, r.outcome}
 end
 
--- tg2_answer  KEYS idem  ARGV id answer
+-- tg3_release  KEYS as settle
+-- Undoes a hold whose request was never accepted, so that it leaves no row. -> OK | GONE (no record, or it was accepted)
+local function release(KEYS)
+  local r = record_read(KEYS[2])
+  if not r or r.state ~= 'o' or tonumber(r.prefilled) ~= NOT_ACCEPTED then return {'GONE'} end
+  settle_now(r, KEYS, {0, 0, 0, '-', '1', '0'})
+  redis.call('SREM', KEYS[1], string.match(KEYS[2], '[^:]+$'))
+  redis.call('DEL', KEYS[2])
+  return {'OK'}
+end
+
+-- tg3_answer  KEYS idem  ARGV id answer
 -- Stores the answer that later requests with this Idempotency-Key get; '': there is none, the key is free. -> OK | LATE
 local function answer(KEYS, ARGV)
   if not idem_is_own(KEYS[1], ARGV[1]) then return 'LATE' end
@@ -332,7 +344,8 @@ local function answer(KEYS, ARGV)
   return 'OK'
 end
 
--- tg2_progress  KEYS record...  ARGV `sent prefilled` of each: nine digits, a space, 0 or 1
+-- tg3_progress  KEYS record...  ARGV `sent prefilled` of each: nine digits, a space, 0 or 1
+-- The first one of a request, sent before it is enqueued, also says that it was accepted.
 -- -> number of records that are not open (any more)
 local function progress(KEYS, ARGV)
   local gone = 0
@@ -347,9 +360,10 @@ local function progress(KEYS, ARGV)
 end
 
 -- What gives memory back must also run when Redis has none left.
-redis.register_function('tg2_hold', hold)
-redis.register_function('tg2_extend', extend)
-redis.register_function('tg2_load', load)
-redis.register_function('tg2_answer', answer)
-redis.register_function{function_name = 'tg2_settle', callback = settle, flags = {'allow-oom'}}
-redis.register_function{function_name = 'tg2_progress', callback = progress, flags = {'allow-oom'}}
+redis.register_function('tg3_hold', hold)
+redis.register_function('tg3_extend', extend)
+redis.register_function('tg3_load', load)
+redis.register_function('tg3_answer', answer)
+redis.register_function{function_name = 'tg3_settle', callback = settle, flags = {'allow-oom'}}
+redis.register_function{function_name = 'tg3_release', callback = release, flags = {'allow-oom'}}
+redis.register_function{function_name = 'tg3_progress', callback = progress, flags = {'allow-oom'}}

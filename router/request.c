@@ -337,6 +337,7 @@ static void on_tick(void *ctx) {
     lease_renew(r);
     request_check_waiting(r);
     request_report_progress(r);
+    router_release_holds(r);
 }
 
 int router_open(router_shared *s, loop *l, router **out, err *e) {
@@ -382,6 +383,7 @@ void router_close(router *r) {
     while (r->lists[UNRECORDED].first)
         request_forget(r->lists[UNRECORDED].first);
     router_let_go_undurable(r);
+    router_let_go_unreleased(r);
     leave_shared(r);
     journal_watch_free(r->s->j, r->watch);
     mailbox_close(r->slot->box);

@@ -145,6 +145,7 @@ void request_enqueue(request *q, const queue_place *old) {
         request_close(q, OUTCOME_FAILED, &e);
         goto done;
     }
+    request_report(q); // accepted: whatever a worker may run leaves a row
     send_payload(q, &sealed);
     queue_enqueue_command(&q->place, old, request_age_ms(q), r->s->c->queue_per_tenant,
                           r->s->c->queue_per_tier, &r->c);

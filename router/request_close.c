@@ -307,6 +307,8 @@ static size_t report_some(router *r, request **from, size_t n) {
     return k;
 }
 
+void request_report(request *q) { report_some(q->r, &q, 1); }
+
 void request_report_progress(router *r) {
     if (!r->lists[RUNNING].n || !aredis_connected(r->calls))
         return;

@@ -30,12 +30,46 @@ static int most_of(const request *q) {
 
 // ---- answers to hold
 
-static void release_hold(request *q) {
+static void on_released(void *ctx, const redis_value *v) {
+    request *q = ctx;
     router *r = q->r;
-    static const quota_settlement nothing = {0};
-    quota_settle_command(q->meta, q->id, &nothing, request_outcome_name(OUTCOME_FAILED), true,
-                         &r->c);
-    command_send(&r->c, r->calls, NULL, NULL);
+    if (redis_value_kind(v) == REDIS_ARRAY ||
+        r->is_closing) { // else a sweep will, or the next tick
+        request_unref(q);
+        return;
+    }
+    q->next_unreleased = r->unreleased;
+    r->unreleased = q;
+}
+
+static void send_release(request *q) { // takes over a reference
+    router *r = q->r;
+    quota_release_command(q->meta, q->id, &r->c);
+    command_send(&r->c, r->calls, on_released, q);
+}
+
+static void release_hold(request *q) {
+    request_ref(q);
+    send_release(q);
+}
+
+void router_release_holds(router *r) {
+    request *q = r->unreleased;
+    if (!aredis_connected(r->calls))
+        return;
+    r->unreleased = NULL;
+    for (request *next; q; q = next) {
+        next = q->next_unreleased;
+        send_release(q);
+    }
+}
+
+void router_let_go_unreleased(router *r) {
+    for (request *q = r->unreleased, *next; q; q = next) {
+        next = q->next_unreleased;
+        request_unref(q);
+    }
+    r->unreleased = NULL;
 }
 
 static void refuse(request *q, request_outcome why, err_code code, int64_t retry_ms,
@@ -165,7 +199,7 @@ static void on_hold(void *ctx, const redis_value *v) {
     if (q->state != HOLDING || q->r->is_closing)
         goto done;
     if (q->outcome != OUTCOME_OK) {
-        if (a.verdict == QUOTA_OK)
+        if (a.verdict == QUOTA_OK || a.verdict == QUOTA_LOST)
             release_hold(q);
         refuse_ended(q);
         goto done;
@@ -200,7 +234,8 @@ static void on_hold(void *ctx, const redis_value *v) {
     case QUOTA_MISS:
         quota_loader_submit(q->r->s->loader, q, &a);
         break;
-    default:
+    default: // it may have been made all the same
+        release_hold(q);
         request_refuse_away(q, "the queue cannot be reached");
     }
 done:

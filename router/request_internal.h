@@ -85,7 +85,8 @@ struct request {
     // journal
     journal_mark mark;
     bool is_durable;
-    request *next_undurable; // in router.undurable
+    request *next_undurable;  // in router.undurable
+    request *next_unreleased; // in router.unreleased
 
     // attempt: compared with frames by this thread only (R1)
     queue_place
@@ -170,6 +171,8 @@ struct router {
     request_list lists[N_STATES];
     request *undurable, *undurable_last; // in order of their line A; entered by accepting, left by
                                          // the journal's letter; each holds a reference
+    request *unreleased; // refused, with a hold that Redis may still have; entered by a release
+                         // without an answer, left by the next one; each holds a reference
     fence_slot fences[FENCE_SLOTS];
     full_slot fulls[FULL_SLOTS];
     int next_full;
@@ -197,6 +200,8 @@ void request_hold(request *q);
 void request_extend(request *q); // unless one is under way or there is nothing to be had
 void router_take_durable(router *r, void *arg); // mailbox_fn of the journal
 void router_let_go_undurable(router *r);
+void router_release_holds(router *r); // those whose release was not answered
+void router_let_go_unreleased(router *r);
 
 // ---- quota_load.c: brings a scope from the ledger to Redis, on a thread of its own
 quota_loader *quota_loader_open(const config *c);
@@ -226,7 +231,8 @@ void request_refuse_away(request *q, const char *message);
 void request_check_closing(router *r, int64_t now_ms);
 void request_tell_if_due(request *q); // settled (or given up) and durable
 void request_close_now(request *q);   // router_close: without waiting for Redis
-void request_report_progress(router *r);
+void request_report(request *q);
+void request_report_progress(router *r); // of all whose handed tokens changed
 
 // ---- lease.c
 void lease_open(router *r);

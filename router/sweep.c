@@ -42,8 +42,18 @@ struct sweeper {
     int n_gateways;
     uint64_t n_sweeps;
     depth *depth;
-    metric *closed;
+    metric *closed, *released;
 };
+
+static redis_reply_box *call(sweeper *w, command *c) {
+    redis_reply_box *box = NULL;
+    if (command_call(c, w->cache, &box, NULL)) {
+        redis_close(w->cache);
+        w->cache = NULL;
+        return NULL;
+    }
+    return box;
+}
 
 // ---- closing
 
@@ -84,6 +94,19 @@ static int settle_unknown(redis *r, usage_row *row, request_outcome why, err *e)
     }
     redis_reply_free(box);
     return rc ? -1 : verdict == QUOTA_GONE;
+}
+
+// Its gateway held and went away, or lost the answer, before it accepted: no row.
+static void release_record(sweeper *w, const char *id, const quota_record *known) {
+    command c = {0};
+    quota_release_command(&known->meta, id, &c);
+    redis_reply_box *box = call(w, &c);
+    if (redis_value_is(redis_value_at(redis_reply_value(box), 0), "OK")) {
+        log_event(LOG_INFO, "sweep.released", "{s:s}", "id", id);
+        metric_add(w->released, 1);
+    }
+    redis_reply_free(box);
+    command_release(&c);
 }
 
 static void close_record(sweeper *w, const char *id, const quota_record *known) {
@@ -164,16 +187,6 @@ static bool ask_own(sweeper *w, uint64_t gateway, const char *tenant, const char
 
 // ---- gateways elsewhere
 
-static redis_reply_box *call(sweeper *w, command *c) {
-    redis_reply_box *box = NULL;
-    if (command_call(c, w->cache, &box, NULL)) {
-        redis_close(w->cache);
-        w->cache = NULL;
-        return NULL;
-    }
-    return box;
-}
-
 static missing_gateway *remember(sweeper *w, uint64_t gateway) {
     missing_gateway *oldest = &w->gateways[0];
     for (int i = 0; i < w->n_gateways; i++) {
@@ -224,7 +237,7 @@ static void look_at(sweeper *w, const char *tenant, const char *id, const redis_
     }
     if (is_orphan ||
         (!ask_own(w, record.gateway, tenant, id) && is_long_missing(w, record.gateway)))
-        close_record(w, id, &record);
+        (record.is_open && !record.is_accepted ? release_record : close_record)(w, id, &record);
 }
 
 static void look_at_some(sweeper *w, const char *tenant, const redis_value *ids, size_t from,
@@ -336,6 +349,8 @@ sweeper *sweeper_open(router_shared *s) {
     w->depth = depth_open(s->c);
     w->closed = metric_counter("tiergate_swept_total", "",
                                "Requests closed for a gateway that was lost or forgot them.");
+    w->released = metric_counter("tiergate_swept_holds_total", "",
+                                 "Holds released whose request was never accepted.");
     pthread_mutex_init(&w->mutex, NULL);
     thread_cond_init(&w->stop);
     if (pthread_create(&w->thread, NULL, run, w))

@@ -63,7 +63,7 @@ names_exist quota
 if [ "${1:-}" = quick ]; then
     holds request -DBUDGET=1
     holds quota -DREQUESTS=2 -DWIPES=1
-    for m in NO_FENCE FENCE_ON_ATTEMPT SWEEP_WITHOUT_FENCE DROP_BEFORE_COMMIT COUNT_ON_CONFLICT; do caught request $m -DBUDGET=1; done
+    for m in NO_FENCE FENCE_ON_ATTEMPT SWEEP_WITHOUT_FENCE SWEEP_TAKES_HOLDS NO_MARK DROP_BEFORE_COMMIT COUNT_ON_CONFLICT; do caught request $m -DBUDGET=1; done
     for m in HOLD_IN_TWO_STEPS RELEASE_TWICE; do caught quota $m; done
 else
     for m in $(mutants request); do caught request "$m" -DBUDGET=1; done

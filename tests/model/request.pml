@@ -5,17 +5,19 @@
  * proctype and label      rule                  C
  * owner                   the good case         router/request*.c: the gateway that accepted the request
  *   hold, accept          steps 2, 3            request_hold.c: request_hold, on_hold, accept; journal.c: journal_accept
+ *   mark                  step 3                request_attempt.c: request_enqueue; request_close.c: request_report
+ *   release               step 2                request_hold.c: release_hold, router_release_holds
  *   queued_or_running     steps 3, 6; R1        request_attempt.c: request_enqueue; request_run.c: passes, take_tokens
  *   redeliver             R2, R3                request_attempt.c: request_redeliver; request_run.c: request_check_silence
  *   closing               step 7                request_close.c: request_close, send_settle
  *   settle_answered       step 7, R7            request_close.c: on_settled, end_is_failed, request_check_closing
  *   unrecorded            step 8                recorder.c: run, settle_all, insert_patiently, tell
  * worker                  steps 4, 5, 8         worker/worker.c: claim, take_job, step, send_all; outbox.c: outbox_send
- * sweeper                 R5                    router/sweep.c: look_at, close_record; then the recorder
+ * sweeper                 R5                    router/sweep.c: look_at, close_record, release_record; then the recorder
  * recovery                close, second caller  router/journal_replay.c: journal_replay; sweep.c: sweep_journaled
  * lease_expiry            R4                    router/lease.c: lease_check, end_incarnation; Redis ends the key
  * faults                  "Each fault"          tests/faults/injuries.py deals the same to real processes
- * settle, drop            close                 router/quota.lua: settle, settle_now
+ * settle, drop, release   close                 router/quota.lua: settle, settle_now, release, progress
  * insert_row              step 8, P2            router/usage.c: insert_sql
  * enqueue, cancel_entry   R3                    router/queue.lua: enqueue, cancel
  *
@@ -33,7 +35,7 @@
 #endif
 #define TOKENS 2 /* of a complete answer */
 
-mtype:record = { ABSENT, OPEN, SETTLED };
+mtype:record = { ABSENT, HELD, OPEN, SETTLED }; /* HELD: open, but not known as accepted */
 mtype:entry = { NEVER, WAITS, POPPED }; /* POPPED: gone, unless a failover undoes the claim or the cancel */
 mtype:outcome = { NONE, COMPLETE, ERROR, DROPPED }; /* what the client saw */
 
@@ -56,7 +58,7 @@ byte rows, row_tokens, counted;
 /* ---- ghosts: nobody in the product reads them */
 byte handed, reported, made_by[TOKENS];
 mtype:outcome outcome = NONE;
-bool accepted, record_lost, gateway_fault, redis_fault;
+bool accepted, marked, record_lost, gateway_fault, redis_fault;
 
 hidden byte f_attempt, f_run, f_begin, f_at; /* scratch within one step */
 
@@ -80,7 +82,7 @@ inline settle(ours, decided) {
 #ifdef MUTANT_RELEASE_TWICE
     :: record != ABSENT ->
 #else
-    :: record == OPEN ->
+    :: record == HELD || record == OPEN ->
 #endif
         record = SETTLED; record_tokens = ours;
         assert(held > 0);
@@ -95,10 +97,26 @@ inline settle(ours, decided) {
 /* The row is committed: forget the record, after settling it if a failover undid that. */
 inline drop(sum) {
     if
-    :: record == OPEN -> assert(held > 0); held--; settled = settled + sum
+    :: record == HELD || record == OPEN -> assert(held > 0); held--; settled = settled + sum
     :: else -> skip
     fi;
     record = ABSENT; record_tokens = 0; record_sent = 0
+}
+
+/* A hold whose request was never accepted leaves no row. */
+inline release() {
+    if
+    :: record == HELD -> assert(held > 0); held--; record = ABSENT
+    :: else -> skip
+    fi
+}
+
+/* Progress: the first one says that the request was accepted. */
+inline mark() {
+    if
+    :: record == HELD -> record = OPEN; marked = true
+    :: else -> skip
+    fi
 }
 
 inline enqueue(attempt, from) { entry[attempt] = WAITS; entry_from[attempt] = from }
@@ -121,7 +139,7 @@ inline hand_over() {
     made_by[f_at] = f_run;
     handed++;
     if /* the report of each second came by, or not yet */
-    :: record == OPEN -> record_sent = handed; reported = handed
+    :: record == HELD || record == OPEN -> mark(); record_sent = handed; reported = handed
     :: true
     fi
 }
@@ -131,15 +149,18 @@ proctype owner() {
     bool is_complete;
 
 hold:
-    atomic { alive && lease -> record = OPEN; held++; knows = true };
-    atomic { /* its answer is lost: refused, not accepted; the sweep finds the record */
+    atomic { alive && lease -> record = HELD; held++; knows = true };
+    atomic { /* its answer is lost: refused, not accepted; released at once, or the sweep finds the record */
         if
-        :: budget > 0 && alive -> budget--; knows = false; goto out
+        :: budget > 0 && alive -> budget--; knows = false; if :: release() :: true fi; goto out
         :: alive -> skip
         :: !alive -> goto out
         fi };
 accept:
     atomic { if :: alive -> line_a = true; accepted = true :: !alive -> goto out fi };
+#ifndef MUTANT_NO_MARK
+    atomic { if :: alive && lease -> mark() :: alive && !lease -> skip :: !alive -> goto out fi };
+#endif
     atomic { if :: alive && lease -> enqueue(1, 0) :: alive && !lease -> skip :: !alive -> goto out fi };
 
 queued_or_running:
@@ -185,6 +206,7 @@ redeliver:
 #ifdef MUTANT_CONTINUES_FROM_REPORT
             enqueue(attempt, record_sent);
 #else
+            mark();
             enqueue(attempt, handed);
 #endif
             goto queued_or_running
@@ -281,6 +303,9 @@ idle:
         record != ABSENT && (!lease || !knows)
 #endif
     };
+#ifndef MUTANT_SWEEP_TAKES_HOLDS
+    atomic { if :: record == HELD -> release(); goto idle :: else fi };
+#endif
     atomic {
         if
         :: record == ABSENT -> goto idle
@@ -335,6 +360,8 @@ proctype faults() {
             forget_queue()
         :: record == SETTLED -> budget--; redis_fault = true;                     /* a failover lost the last settle */
             record = OPEN; held = 1; settled = 0; record_sent = 0
+        :: record == OPEN && record_sent == 0 -> budget--; redis_fault = true;    /* .. that it was accepted */
+            record = HELD; record_lost = true
         :: line_c && record == ABSENT && alive -> budget--; redis_fault = true; /* .. the last drop */
             record = SETTLED; record_tokens = row_tokens
         :: true -> budget--; redis_fault = true; forget_queue()                   /* .. entries and replies */
@@ -354,7 +381,8 @@ proctype checker() {
     assert(record == ABSENT && held == 0);                                       /* nothing stays held */
     assert(rows <= 1 && (rows == 0 || counted == row_tokens));                   /* P2 */
     assert(!accepted || outcome != NONE);                                        /* P1, the client */
-    assert(!accepted || rows == 1 || (disk_lost && record_lost));                /* P1, the row */
+    assert(!accepted || rows == 1 || (disk_lost && (record_lost || !marked)));   /* P1, the row */
+    assert(accepted || rows == 0);                                               /* P1, no row without acceptance */
     assert(row_tokens <= handed);                                                /* P3, never more than handed */
     assert(outcome != COMPLETE || handed == TOKENS);                             /* P1, complete means complete */
     assert(outcome != COMPLETE || row_tokens == TOKENS || (redis_fault && gateway_fault)); /* P3, [DONE] means exact */

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "router/journal.h"
 #include "router/quota.h"
+#include "router/record.h"
 #include "tests/support/router_life.h"
 #include "tests/support/servers.h"
 #include <setjmp.h>
@@ -92,6 +93,28 @@ static void assert_serves_again(void) {
     assert_int_equal(c.end.outcome, OUTCOME_OK);
 }
 
+// ---- what a stranger finds
+
+static bool is_known_as_accepted(void *client) {
+    const life_client *c = client;
+    quota_record k;
+    bool found;
+    return !record_find(f.redis, request_id(c->q), &k, &found, NULL) && found && k.is_accepted;
+}
+
+static void who_waits_in_the_queue_is_known_as_accepted(void **state) {
+    (void)state;
+    life_client c;
+    life_open(&f);
+    life_client_init(&c, &f, 10);
+    submit(&c);
+    assert_true(life_run(&f, is_known_as_accepted, &c, 5000));
+    request_cancel(c.q, OUTCOME_CLIENT_GONE);
+    assert_true(life_wait_rows(&f, 1, 5000));
+    assert_row("client_gone 0 0");
+    life_close(&f);
+}
+
 // ---- Redis
 
 static void redis_killed_ends_streams_by_the_lease_and_the_row_is_exact(void **state) {
@@ -116,6 +139,39 @@ static void redis_killed_ends_streams_by_the_lease_and_the_row_is_exact(void **s
     redis_close(f.redis);
     f.redis = NULL;
     assert_int_equal(redis_connect(f.c.redis_address, 2000, &f.redis, NULL), 0);
+    assert_serves_again();
+    life_close(&f);
+}
+
+static int64_t redis_number(int argc, const char *const *argv) {
+    redis_reply_box *box = NULL;
+    if (redis_call(f.redis, argc, argv, NULL, &box, NULL))
+        return -1;
+    int64_t v = redis_value_int(redis_reply_value(box));
+    redis_reply_free(box);
+    return v;
+}
+
+// What a router sends in front of a hold was executed, and no record stands.
+static bool has_held_and_released(void *ctx) {
+    (void)ctx;
+    return redis_number(2, (const char *const[]){"EXISTS", "tg:tenants"}) == 1 &&
+           redis_number(2, (const char *const[]){"SCARD", "tg:{" LIFE_TENANT "}:open"}) == 0;
+}
+
+// Redis reads it when it goes on, long after its sender gave up. The sweep would take over 5 s.
+static void a_hold_whose_answer_was_lost_is_given_back_and_leaves_no_row(void **state) {
+    (void)state;
+    life_client c;
+    life_open(&f);
+    life_client_init(&c, &f, 10);
+    test_server_kill(test_redis(), SIGSTOP);
+    submit(&c);
+    assert_true(life_run(&f, life_client_ended, &c, 3500));
+    assert_int_equal(c.end.error.code, ERR_DEPENDENCY);
+    test_server_kill(test_redis(), SIGCONT);
+    assert_true(life_run(&f, has_held_and_released, NULL, 4000));
+    assert_int_equal(life_number(&f, "SELECT count(*) FROM usage"), 0);
     assert_serves_again();
     life_close(&f);
 }
@@ -392,11 +448,8 @@ static void a_gateway_that_never_returns_is_swept_by_another(void **state) {
     life_close(&f);
 }
 
-// A hold whose answer was lost: the record names a living gateway that does not know it.
-static void a_record_its_gateway_does_not_know_is_closed(void **state) {
-    (void)state;
-    life_client c;
-    life_worker *w = start_stream(&c);
+// A record that names a living gateway, which does not know it.
+static void make_unknown_record(uint64_t gateway, bool is_accepted) {
     command k = {0};
     char id[ID_UUID_TEXT];
     id_uuid7(id);
@@ -406,11 +459,23 @@ static void a_record_its_gateway_does_not_know_is_closed(void **state) {
     quota_demand d = {.prompt = 5, .want = 10, .need = 10, .n_choices = 1};
     quota_limits none = {0};
     redis_reply_box *box = NULL;
-    quota_hold_command(&m, id, w->job.gateway, "", &d, &none, &k);
+    quota_hold_command(&m, id, gateway, "", &d, &none, &k);
     assert_int_equal(command_call(&k, f.redis, &box, NULL), 0);
     assert_true(redis_value_is(redis_value_at(redis_reply_value(box), 0), "OK"));
     redis_reply_free(box);
+    quota_progress_command(LIFE_TENANT, &(quota_sent){.id = id}, 1, &k);
+    if (is_accepted)
+        assert_int_equal(command_call(&k, f.redis, NULL, NULL), 0);
     command_release(&k);
+}
+
+static void
+what_its_gateway_does_not_know_is_closed_and_has_a_row_if_it_was_accepted(void **state) {
+    (void)state;
+    life_client c;
+    life_worker *w = start_stream(&c);
+    make_unknown_record(w->job.gateway, true);
+    make_unknown_record(w->job.gateway, false);
     life_wait(&f, 5500);
     request_cancel(c.q, OUTCOME_CLIENT_GONE); // so that nothing else stays open
     assert_true(life_wait_rows(&f, 2, 15000));
@@ -424,7 +489,9 @@ static void a_record_its_gateway_does_not_know_is_closed(void **state) {
 int main(void) {
 #define FAULT(test) cmocka_unit_test_setup(test, setup)
     const struct CMUnitTest tests[] = {
+        FAULT(who_waits_in_the_queue_is_known_as_accepted),
         FAULT(redis_killed_ends_streams_by_the_lease_and_the_row_is_exact),
+        FAULT(a_hold_whose_answer_was_lost_is_given_back_and_leaves_no_row),
         FAULT(redis_wiped_ends_streams_and_the_owner_inserts_its_own_values),
         FAULT(a_wipe_during_the_last_token_is_never_called_complete),
         FAULT(a_settlement_that_is_not_ours_decides_the_row_and_denies_the_end),
@@ -437,7 +504,7 @@ int main(void) {
         FAULT(a_killed_gateway_whose_redis_was_wiped_leaves_a_row_of_nothing),
         FAULT(a_gateway_killed_before_its_commit_inserts_the_exact_row_at_restart),
         FAULT(a_gateway_that_never_returns_is_swept_by_another),
-        FAULT(a_record_its_gateway_does_not_know_is_closed),
+        FAULT(what_its_gateway_does_not_know_is_closed_and_has_a_row_if_it_was_accepted),
     };
     if (!test_has_redis() || !test_has_postgres()) {
         puts("skip: redis-server or PostgreSQL is not installed");

@@ -195,6 +195,51 @@ static void a_stranger_settles_with_the_last_report(void **state) {
     assert_true(s.at_ms > clock_unix_ms() - 5000 && s.at_ms < clock_unix_ms() + 5000);
 }
 
+static quota_verdict release(const char *id) {
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_settlement s;
+    quota_release_command(&m, id, &c);
+    assert_int_equal(command_call(&c, r, &box, NULL), 0);
+    quota_verdict v = quota_read_settlement(redis_reply_value(box), &s);
+    redis_reply_free(box);
+    command_release(&c);
+    return v;
+}
+
+static bool has_record(const char *id) {
+    redis_reply_box *box = NULL;
+    char key[96];
+    snprintf(key, sizeof key, "tg:{%s}:r:%s", m.tenant, id);
+    assert_int_equal(redis_call(r, 2, (const char *const[]){"EXISTS", key}, NULL, &box, NULL), 0);
+    bool yes = redis_value_int(redis_reply_value(box)) == 1;
+    redis_reply_free(box);
+    return yes;
+}
+
+static void a_hold_can_be_released_until_its_request_is_accepted(void **state) {
+    (void)state;
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_settlement s;
+    hold("a", 50, 200, 1);
+    hold("b", 50, 200, 1);
+    assert_int_equal(release("a"), QUOTA_OK);
+    assert_int_equal(release("a"), QUOTA_GONE);
+    assert_false(has_record("a"));
+    assert_true(counter(HELD_REQUESTS) == 1 && counter(HELD_TOKENS) == 250 &&
+                counter(DAY_TOKENS) == 0);
+    quota_sent nothing_yet = {"b", 0, false};
+    quota_progress_command(m.tenant, &nothing_yet, 1, &c);
+    assert_int_equal(command_call(&c, r, &box, NULL), 0);
+    redis_reply_free(box);
+    command_release(&c);
+    assert_int_equal(release("b"), QUOTA_GONE);
+    assert_int_equal(settle_with(r, "b", NULL, false, &s), QUOTA_OK);
+    assert_int_equal(release("b"), QUOTA_GONE);
+    assert_true(has_record("b") && s.prompt == 0 && s.completion == 0);
+}
+
 static void a_record_tells_a_stranger_whose_it_is(void **state) {
     (void)state;
     redis_reply_box *box = NULL;
@@ -549,6 +594,7 @@ int main(void) {
         WITH_REDIS(the_first_settler_decides_and_nothing_counts_twice),
         WITH_REDIS(a_drop_settles_what_a_failover_had_undone),
         WITH_REDIS(a_stranger_settles_with_the_last_report),
+        WITH_REDIS(a_hold_can_be_released_until_its_request_is_accepted),
         WITH_REDIS(a_record_tells_a_stranger_whose_it_is),
         WITH_REDIS(an_explicit_demand_is_refused_whole_and_an_absent_one_shrinks),
         WITH_REDIS(the_tightest_scope_binds_and_names_itself),
