@@ -49,7 +49,7 @@ typedef struct config {
     int64_t queue_per_tenant, queue_per_tier;
     int64_t journal_bytes;
     // [worker]
-    int64_t threads, slots, step_tokens, draft_rows, kv_bytes, max_context;
+    int64_t threads, slots, step_tokens, prefill_percent, draft_rows, kv_bytes, max_context;
     char cpu[8]; // "", "ref", "avx2", "avx512"
     char tier[16];
     config_listen worker_ops_listen;

@@ -11,13 +11,14 @@
 
 enum { PAGE_TOKENS = 16 }; // room that every running sequence may need at its next step
 
-void stepper_init(stepper *s, engine *g, const model *m, int slots, int step_tokens,
-                  int draft_rows) {
+void stepper_init(stepper *s, engine *g, const model *m, int slots, int step_tokens, int draft_rows,
+                  int prefill_percent) {
     *s = (stepper){.g = g,
                    .m = m,
                    .slots = slots,
                    .step_tokens = step_tokens < slots ? slots : step_tokens,
-                   .draft_rows = draft_rows};
+                   .draft_rows = draft_rows,
+                   .pace.percent = prefill_percent};
     s->plan.cap = slots;
     s->plan.rows = calloc((size_t)slots, sizeof *s->plan.rows);
     s->plan.runs = calloc((size_t)slots, sizeof *s->plan.runs);
@@ -165,20 +166,20 @@ static void plan_add(step_plan *p, run *r, choice *c, int n) {
     p->n_tokens += n;
 }
 
-static int chunk(const stepper *s, const run *r, const choice *c) {
-    int left = choice_left(c), room = s->step_tokens - s->plan.n_tokens;
+static int chunk(const stepper *s, const run *r, const choice *c, int budget) {
+    int left = choice_left(c), room = budget - s->plan.n_tokens;
     if (heads_a_fork(r, c))
         left = r->j.n_prompt - 1 - c->fed;
     return left < room ? left : room;
 }
 
-static void plan_rows(stepper *s, run *runs, bool prefill) {
+static void plan_rows(stepper *s, run *runs, bool prefill, int budget) {
     for (run *r = runs; r; r = r->next)
         for (int i = 0; i < r->j.n_choices; i++) {
             choice *c = &r->choices[i];
             if (!c->seq || c->done || (choice_left(c) > 1) != prefill)
                 continue;
-            int n = chunk(s, r, c);
+            int n = chunk(s, r, c, budget);
             if (n > 0)
                 plan_add(&s->plan, r, c, n);
         }
@@ -216,10 +217,15 @@ static void plan_drafts(stepper *s) {
 
 static void plan_make(stepper *s, run *runs, bool with_drafts) {
     s->plan.n = s->plan.n_tokens = 0;
-    plan_rows(s, runs, false);
+    plan_rows(s, runs, false, s->step_tokens);
+    s->plan.n_decode = s->plan.n;
     if (with_drafts)
         plan_drafts(s);
-    plan_rows(s, runs, true);
+    int left = s->step_tokens - s->plan.n_tokens;
+    s->plan.n_prompt = -s->plan.n_tokens;
+    plan_rows(s, runs, true,
+              s->plan.n_tokens + pace_prompt_tokens(&s->pace, s->plan.n_decode, left));
+    s->plan.n_prompt += s->plan.n_tokens;
 }
 
 // ---- what came of it
@@ -359,7 +365,9 @@ int stepper_step(stepper *s, run *runs, outbox *o, void (*charge)(void *ctx, con
             return 0;
         int64_t begun = clock_mono_us();
         if (!engine_step(s->g, s->plan.rows, s->plan.n, &res, e)) {
-            absorb(s, res, clock_mono_us() - begun, o, charge, ctx);
+            int64_t us = clock_mono_us() - begun;
+            pace_learn(&s->pace, s->plan.n_decode, s->plan.n_prompt, us);
+            absorb(s, res, us, o, charge, ctx);
             return 0;
         }
         bool goes_on = drop_drafts(s, &with_drafts) ||

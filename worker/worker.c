@@ -513,7 +513,8 @@ int worker_run(const config *c, const char *model_name, int ready_fd, err *e) {
     open_metrics(&w);
     int rc = open_all(&w, e) || probe_start(&c->worker_ops_listen, not_ready, &w, &o, e) ? -1 : 0;
     if (!rc) {
-        stepper_init(&w.step, w.g, w.m, (int)c->slots, (int)c->step_tokens, (int)c->draft_rows);
+        stepper_init(&w.step, w.g, w.m, (int)c->slots, (int)c->step_tokens, (int)c->draft_rows,
+                     (int)c->prefill_percent);
         run_threads(&w, o, ready_fd, e, &rc);
         log_event(LOG_INFO, "worker.stopped", NULL);
     }

@@ -57,7 +57,7 @@ void bench_open_model(bench *b, const model *m, int slots, int step_tokens, int 
     assert_int_equal(engine_kv_tokens_free(b->g), kv_tokens);
     if (redis_connect(test_redis()->address, 2000, &b->r, &e))
         fail_msg("%s", e.message);
-    stepper_init(&b->s, b->g, m, slots, step_tokens, 0);
+    stepper_init(&b->s, b->g, m, slots, step_tokens, 0, 0);
     b->o = outbox_new(7);
     letterbox_open(&b->m, test_redis()->address, ++gateway);
 }
