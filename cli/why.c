@@ -21,6 +21,7 @@ static const char ROW[] =
     "u.outcome, u.trace->>'limited_by', (u.trace->>'granted')::bigint, "
     "(u.trace->>'held_tokens')::bigint, (u.trace->>'held_money')::bigint, u.queue_ms, u.attempts, "
     "u.prompt_tokens, u.cached_tokens, u.completion_tokens, (u.trace->>'steps')::bigint, "
+    "(u.trace->>'queue_steps')::bigint, "
     "u.engine_us, u.first_token_ms, u.total_ms, u.money "
     "FROM usage u LEFT JOIN tenants t ON t.id = u.tenant_id LEFT JOIN users w ON w.id = u.user_id "
     "LEFT JOIN api_keys k ON k.id = u.key_id WHERE u.request_id = $1::uuid";
@@ -51,6 +52,7 @@ typedef enum column { // of ROW, in order; numbers from GRANTED on
     CACHED,
     COMPLETION,
     STEPS,
+    QUEUE_STEPS,
     ENGINE_US,
     FIRST_TOKEN_MS,
     TOTAL_MS,
@@ -59,14 +61,14 @@ typedef enum column { // of ROW, in order; numbers from GRANTED on
 } column;
 
 static const char *const names[N_COLUMNS] = {
-    "request_id", "accepted_at",   "settled_at",     "tenant",
-    "user",       "key",           "endpoint",       "task",
-    "model",      "adapter",       "tier",           "route",
-    "gateway",    "worker",        "outcome",        "limited_by",
-    "granted",    "held_tokens",   "held_money",     "queue_ms",
-    "attempts",   "prompt_tokens", "cached_tokens",  "completion_tokens",
-    "steps",      "engine_us",     "first_token_ms", "total_ms",
-    "money",
+    "request_id", "accepted_at",   "settled_at",    "tenant",
+    "user",       "key",           "endpoint",      "task",
+    "model",      "adapter",       "tier",          "route",
+    "gateway",    "worker",        "outcome",       "limited_by",
+    "granted",    "held_tokens",   "held_money",    "queue_ms",
+    "attempts",   "prompt_tokens", "cached_tokens", "completion_tokens",
+    "steps",      "queue_steps",   "engine_us",     "first_token_ms",
+    "total_ms",   "money",
 };
 
 // ---- a row
@@ -92,7 +94,10 @@ static const char *text_of(const pg_result *r, column c) {
 
 static void print_run(const pg_result *r) {
     long long total = pg_int(r, 0, TOTAL_MS);
-    printf("queue        waited %lld ms in tier %s\n", pg_int(r, 0, QUEUE_MS), text_of(r, TIER));
+    printf("queue        waited %lld ms in tier %s", pg_int(r, 0, QUEUE_MS), text_of(r, TIER));
+    if (pg_text(r, 0, QUEUE_STEPS))
+        printf(", %lld steps of its worker", pg_int(r, 0, QUEUE_STEPS));
+    putchar('\n');
     printf("attempts     %lld, the last one by worker %s\n", pg_int(r, 0, ATTEMPTS),
            text_of(r, WORKER));
     printf("cache        %lld of %lld prompt tokens were there\n", pg_int(r, 0, CACHED),

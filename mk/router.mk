@@ -10,5 +10,5 @@ $(B)/bench/queue_bench: tests/bench/queue_bench.c $(B)/lib/router.a $(B)/lib/mod
 	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LDFLAGS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lcmocka $(LDLIBS) -o $@
 .PHONY: bench-queue
-bench-queue: $(B)/bench/queue_bench ## cost of a claim, and what a flood costs another tenant: make bench-queue SECONDS=20
-	@$< $(or $(SECONDS),20)
+bench-queue: $(B)/bench/queue_bench ## cost of a claim with few and many waiting tenants, and of large prompts
+	@$<

@@ -13,7 +13,7 @@ extern const char library_queue_text[], library_queue_end[], library_quota_text[
     library_quota_end[];
 
 static const char *name_of(library l) {
-    return l == LIBRARY_QUEUE ? "tiergate_queue1" : "tiergate3";
+    return l == LIBRARY_QUEUE ? "tiergate_queue2" : "tiergate3";
 }
 
 const char *library_source(library l, size_t *n) {

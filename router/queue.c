@@ -91,17 +91,22 @@ static void put_charges(command *c, const queue_charge *charges, int n) {
         command_printf(c, "%c", lane_letter[charges[i].lane]);
         command_text(c, charges[i].tenant);
         command_printf(c, "%.3f", charges[i].amount);
+        command_int(c, charges[i].seats);
     }
 }
 
-static void put_claim(command *c, const char *tier, int max, const int room[N_LANES],
+static bool is_any(const queue_room *room) { return room->max > 0 || room->more > 0; }
+
+static void put_claim(command *c, const char *tier, const queue_room *room,
                       const queue_charge *charges, int n_charges) {
-    command_words(c, 3, (const char *const[]){"FCALL", max > 0 ? "tq1_claim" : "tq1_charge", "1"});
+    const char *function = is_any(room) ? "tq2_claim" : "tq2_charge";
+    command_words(c, 3, (const char *const[]){"FCALL", function, "1"});
     put_prefix(c, tier);
-    if (max > 0) {
-        command_int(c, max);
+    if (is_any(room)) {
+        command_int(c, room->max);
+        command_int(c, room->more);
         for (int i = 0; i < N_LANES; i++)
-            command_int(c, room[i] > 0 ? room[i] : 0);
+            command_int(c, room->lanes[i] > 0 ? room->lanes[i] : 0);
     }
     put_charges(c, charges, n_charges);
 }
@@ -136,24 +141,24 @@ static int read_claimed(const redis_value *v, queue_claimed *out) {
     return out->attempt >= 1 && out->weight > 0 ? 0 : -1;
 }
 
-static void read_claim(const redis_value *v, int max, queue_claimed *out, int *n, int *thrown) {
-    *thrown = (int)redis_value_int(redis_value_at(v, 0));
-    *n = 0;
-    for (size_t i = 1; i < redis_value_len(v) && *n < max; i++) {
-        if (!read_claimed(redis_value_at(v, i), &out[*n]))
-            ++*n;
+static void read_claim(const redis_value *v, int most, queue_claims *out) {
+    out->thrown = (int)redis_value_int(redis_value_at(v, 0));
+    out->tenants = (int)redis_value_int(redis_value_at(v, 1));
+    for (size_t i = 2; i < redis_value_len(v) && out->n < most; i++) {
+        if (!read_claimed(redis_value_at(v, i), &out->entries[out->n]))
+            out->n++;
         else
-            ++*thrown; // an entry nobody of ours made
+            out->thrown++; // an entry nobody of ours made
     }
 }
 
 // The call, once more when the library had to be loaded first.
-static int call_claim(redis *r, const char *tier, int max, const int room[N_LANES],
+static int call_claim(redis *r, const char *tier, const queue_room *room,
                       const queue_charge *charges, int n_charges, redis_reply_box **box, err *e) {
     command c = {0};
     int rc = 0;
     for (int try = 0; try < 2; try++) {
-        put_claim(&c, tier, max, room, charges, n_charges);
+        put_claim(&c, tier, room, charges, n_charges);
         rc = command_call(&c, r, box, e);
         if (rc || !library_is_missing(redis_reply_value(*box)) || try == 1)
             break;
@@ -166,17 +171,16 @@ static int call_claim(redis *r, const char *tier, int max, const int room[N_LANE
     return rc;
 }
 
-int queue_claim(redis *r, const char *tier, int max, const int room[N_LANES],
-                const queue_charge *charges, int n_charges, queue_claimed *out, int *n, int *thrown,
-                err *e) {
+int queue_claim(redis *r, const char *tier, const queue_room *room, const queue_charge *charges,
+                int n_charges, queue_claims *out, err *e) {
     redis_reply_box *box = NULL;
-    *n = *thrown = 0;
-    if (call_claim(r, tier, max, room, charges, n_charges, &box, e))
+    out->n = out->thrown = out->tenants = 0;
+    if (call_claim(r, tier, room, charges, n_charges, &box, e))
         return -1;
     const redis_value *v = redis_reply_value(box);
     int rc = redis_value_kind(v) == REDIS_ERROR ? refused(v, "give out work", e) : 0;
-    if (!rc && max > 0)
-        read_claim(v, max, out, n, thrown);
+    if (!rc && is_any(room))
+        read_claim(v, room->max + room->more, out);
     redis_reply_free(box);
     return rc;
 }
@@ -184,7 +188,7 @@ int queue_claim(redis *r, const char *tier, int max, const int room[N_LANES],
 int queue_depth(redis *r, const char *tier, int64_t out[N_LANES], err *e) {
     command c = {0};
     redis_reply_box *box = NULL;
-    command_words(&c, 3, (const char *const[]){"FCALL", "tq1_look", "1"});
+    command_words(&c, 3, (const char *const[]){"FCALL", "tq2_look", "1"});
     put_prefix(&c, tier);
     command_text(&c, "0");
     int rc = command_call(&c, r, &box, e);
@@ -263,7 +267,7 @@ static void put_call(command *c, const char *function, const queue_place *p) {
 
 void queue_enqueue_command(const queue_place *p, const queue_place *old, int64_t waited_ms,
                            int64_t limit_tenant, int64_t limit_tier, command *out) {
-    put_call(out, "tq1_enqueue", p);
+    put_call(out, "tq2_enqueue", p);
     put_place(out, p);
     command_int(out, waited_ms);
     command_int(out, limit_tenant);
@@ -277,7 +281,7 @@ void queue_enqueue_command(const queue_place *p, const queue_place *old, int64_t
 }
 
 void queue_cancel_command(const queue_place *p, command *out) {
-    put_call(out, "tq1_cancel", p);
+    put_call(out, "tq2_cancel", p);
     put_place(out, p);
 }
 

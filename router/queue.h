@@ -1,5 +1,5 @@
 // The queue of a tier, shared by gateway and worker: names of keys, the Redis function library
-// tiergate_queue1, and the calls of both sides. Mechanism and fields: router/queue.lua and
+// tiergate_queue2, and the calls of both sides. Mechanism and fields: router/queue.lua and
 // docs/tour.md. A claim pops for good; whether the work arrived is the gateway's business.
 #ifndef ROUTER_QUEUE_H
 #define ROUTER_QUEUE_H
@@ -26,11 +26,19 @@ extern const char lane_letter[N_LANES];
 int queue_prepare(redis *r, err *e);
 
 // ---- worker side (blocking connection, one thread)
-typedef struct queue_charge { // service a tenant received since the last claim
+typedef struct queue_charge { // a tenant in a lane, as the worker knows it
     lane lane;
     const char *tenant;
-    double amount; // tokens made / weight
+    double amount; // service it received since the last claim: tokens made / weight
+    int seats;     // places it has in the engine
 } queue_charge;
+
+typedef struct queue_room { // what a worker may take
+    int max;                // entries: free places, and one to be at hand
+    int more;           // beyond them, for the least served tenants that are entitled to a place of
+                        // another one: one that keeps as many places as they then have
+    int lanes[N_LANES]; // of max, per lane; of LANE_LAST at most one in all
+} queue_room;
 
 typedef struct queue_claimed {
     lane lane;
@@ -41,13 +49,18 @@ typedef struct queue_claimed {
     int64_t waited_ms;
 } queue_claimed;
 
-// Takes up to max entries of tier (out has room for them; room per lane as given) and sends the
-// charges. *n entries; *thrown expired ones were discarded: with no entry, ask again at once. max
-// 0: only the charges. Loads the library again when Redis has lost it. ERR_DEPENDENCY: the
-// connection was lost (entries may have been taken: their gateway notices) or Redis refuses.
-int queue_claim(redis *r, const char *tier, int max, const int room[N_LANES],
-                const queue_charge *charges, int n_charges, queue_claimed *out, int *n, int *thrown,
-                err *e);
+typedef struct queue_claims { // what a claim brought
+    queue_claimed *entries;   // the caller's, room.max + room.more of them
+    int n;
+    int thrown;  // expired entries that were discarded: with no entry, ask again at once
+    int tenants; // that wait now, per lane they wait in; 0 unless room.more was asked for
+} queue_claims;
+
+// Takes entries of tier and sends the charges; with no room at all, only these. Loads the library
+// again when Redis has lost it. ERR_DEPENDENCY: the connection was lost (entries may have been
+// taken: their gateway notices) or Redis refuses.
+int queue_claim(redis *r, const char *tier, const queue_room *room, const queue_charge *charges,
+                int n_charges, queue_claims *out, err *e);
 // Entries that wait, per lane.
 int queue_depth(redis *r, const char *tier, int64_t out[N_LANES], err *e);
 // GETDEL of the sealed job; *found false when it is gone.

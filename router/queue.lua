@@ -1,4 +1,4 @@
-#!lua name=tiergate_queue1
+#!lua name=tiergate_queue2
 -- The queue of one tier, a Redis 7 function library shared by gateways and workers.
 --
 -- Each lane keeps one sorted set of waiting entries per tenant (score: when the request was accepted) and one set of the
@@ -11,7 +11,7 @@
 --   idle:<lane>        tenants with nothing waiting that were served of late
 --   m                  the tier's state, packed (state_read)
 --   p:<id>:<attempt>   the sealed job: SET by the gateway beforehand, never passed through here
---   bell               channel that hungry workers listen to
+--   bell               channel that workers listen to
 --
 -- Lanes: c completion, i interactive, b batch, l last attempts. Service is in tokens: the input when claimed, output as made.
 
@@ -20,6 +20,7 @@ local BY_PRIORITY = {'c', 'i', 'b'}
 local LOWER_FIRST = {'b', 'i'}       -- the order in which turns that are owed get paid
 local SHARE = {i = 1 / 8, b = 1 / 32} -- claims owed to a waiting lane for each one that went above it
 local OWED_MOST = 2
+local RANK = {c = 0, i = 1, l = 1, b = 2} -- a lane takes places from lanes of its rank and below
 
 local FORGET = 65536      -- service; a counter this far behind virtual time says no more than virtual time does
 local IDLE_MS = 600000
@@ -93,6 +94,7 @@ local function tenant_leave(pre, lane, tenant, score, v)
 end
 
 local function tenant_serve(pre, lane, tenant, amount, v)
+  if amount == 0 then return end
   if redis.call('ZADD', pre .. 'act:' .. lane, 'XX', 'INCR', amount, tenant) then return end
   local idle = pre .. 'idle:' .. lane
   if not redis.call('ZADD', idle, 'XX', 'INCR', amount, tenant) then
@@ -102,7 +104,7 @@ local function tenant_serve(pre, lane, tenant, amount, v)
 end
 
 local function serve_all(pre, m, ARGV, first)
-  for a = first, #ARGV, 3 do tenant_serve(pre, ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), m[ARGV[a]].v) end
+  for a = first, #ARGV, 4 do tenant_serve(pre, ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), m[ARGV[a]].v) end
 end
 
 -- ---- entries
@@ -135,9 +137,10 @@ local function find_full(m, waiting, limit_tenant, limit_tier)
   if total >= limit_tier then return 'tier', total end
 end
 
--- tq1_enqueue  KEYS prefix payload  ARGV lane tenant entry waited_ms limit_tenant limit_tier [old_lane old_entry]
+-- tq2_enqueue  KEYS prefix payload  ARGV lane tenant entry waited_ms limit_tenant limit_tier [old_lane old_entry]
 -- waited_ms: since the request was accepted, so that a later attempt stands where the first one stood. A later attempt names
--- the entry it replaces, which is taken out if it still waits; no limit refuses it.
+-- the entry it replaces, which is taken out if it still waits; no limit refuses it. The bell rings for hungry workers, and when
+-- a tenant starts to wait: a full worker may take it nevertheless (find_entitled).
 -- -> OK place waiting_in_lane expected_ms | FULL tenant|tier waiting retry_ms (the payload is deleted)
 local function enqueue(KEYS, ARGV)
   local pre, lane, tenant, entry = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
@@ -155,39 +158,37 @@ local function enqueue(KEYS, ARGV)
   end
   at.n = at.n + redis.call('ZADD', queue, now - tonumber(ARGV[4]), entry)
   if waiting == 0 then tenant_enter(pre, lane, tenant, at.v) end
-  if m.hungry > now then redis.call('PUBLISH', pre .. 'bell', lane) end
+  if m.hungry > now or waiting == 0 then redis.call('PUBLISH', pre .. 'bell', lane) end
   state_write(pre, m)
   local place = redis.call('ZRANK', queue, entry)
   return {'OK', place, at.n, wait_estimate(pre, lane, at, place + 1)}
 end
 
--- Pops one entry of a lane that has not expired; the expired ones on the way are thrown away, their gateway's timer has told
--- the client. -> entry or nil, number thrown away
-local function pop(pre, lane, at, now, most)
-  local act, thrown = pre .. 'act:' .. lane, 0
-  while thrown < most do
-    local least = redis.call('ZRANGE', act, 0, 0, 'WITHSCORES')
-    local tenant, score = least[1], tonumber(least[2])
-    if not tenant then
-      at.n = 0
-      return nil, thrown
-    end
-    local queue = queue_key(pre, lane, tenant)
-    local head = redis.call('ZPOPMIN', queue)
-    local id, attempt, cost, weight, allow = string.match(head[1] or '', '^([^:]+):(%d+):(%d+):([%d.]+):(%d+)$')
-    local entered = tonumber(head[2])
-    local is_live = id and entered + tonumber(allow) > now
-    if head[1] then at.n = at.n - 1 end
-    if is_live then
-      at.v = math.max(at.v, score)
-      score = tonumber(redis.call('ZINCRBY', act, math.max(1, tonumber(cost)) / tonumber(weight), tenant))
-    else
-      thrown = thrown + 1
-    end
-    if redis.call('EXISTS', queue) == 0 then tenant_leave(pre, lane, tenant, score, at.v) end
-    if is_live then return {lane, tenant, id, attempt, weight, now - entered}, thrown end
+-- The least served tenant of a lane that waits, its score; nil: none does.
+local function least_served(pre, lane)
+  local least = redis.call('ZRANGE', pre .. 'act:' .. lane, 0, 0, 'WITHSCORES')
+  return least[1], tonumber(least[2])
+end
+
+local function equally_served(pre, lane, score, most)
+  return score and redis.call('ZRANGE', pre .. 'act:' .. lane, score, score, 'BYSCORE', 'LIMIT', 0, most) or {}
+end
+
+-- Pops the oldest entry of a tenant that waits. -> it, or nil: it had expired and is thrown away, its gateway's timer has told
+-- the client
+local function pop(pre, lane, at, now, tenant, score)
+  local queue = queue_key(pre, lane, tenant)
+  local head = redis.call('ZPOPMIN', queue)
+  local id, attempt, cost, weight, allow = string.match(head[1] or '', '^([^:]+):(%d+):(%d+):([%d.]+):(%d+)$')
+  local entered = tonumber(head[2])
+  local is_live = id and entered + tonumber(allow) > now
+  if head[1] then at.n = at.n - 1 end
+  if is_live then
+    at.v = math.max(at.v, score)
+    score = tonumber(redis.call('ZINCRBY', pre .. 'act:' .. lane, math.max(1, tonumber(cost)) / tonumber(weight), tenant))
   end
-  return nil, thrown
+  if redis.call('EXISTS', queue) == 0 then tenant_leave(pre, lane, tenant, score, at.v) end
+  return is_live and {lane, tenant, id, attempt, weight, now - entered} or nil
 end
 
 -- The lane of the next claim: last attempts first, then a lower lane that is owed a turn, then by priority.
@@ -216,40 +217,104 @@ local function book(m, lane)
   end
 end
 
--- tq1_claim  KEYS prefix  ARGV max room_c room_i room_b room_l, then charges: lane tenant amount ...
--- room_l is 1 while the worker runs no last attempt, else 0; amount: tokens made since the last claim, over the weight.
--- -> thrown, {lane tenant id attempt weight waited_ms} ...   thrown > 0 and no entry: ask again at once
+-- ---- a full worker
+
+-- Places of each tenant at the worker, as its claim says.
+local function seats_read(ARGV, first)
+  local seats = {c = {}, i = {}, b = {}, l = {}}
+  for a = first, #ARGV, 4 do seats[ARGV[a]][ARGV[a + 1]] = tonumber(ARGV[a + 3]) end
+  return seats
+end
+
+local function seat_add(seats, lane, tenant, n) seats[lane][tenant] = (seats[lane][tenant] or 0) + n end
+
+-- Who has the most places among the lanes that this one may take from. -> lane, tenant, places
+local function most_seated(seats, lane)
+  local of, who, most = nil, nil, 0
+  for _, other in ipairs(LANES) do
+    for tenant, n in pairs(RANK[other] >= RANK[lane] and seats[other] or {}) do
+      if n > most then of, who, most = other, tenant, n end
+    end
+  end
+  return of, who, most
+end
+
+-- Who may start although the worker is full: the least served tenant of a lane, if another one has so many places that it keeps
+-- as many as that one then has. Of equally served ones any that may; of the lanes the highest.
+-- -> lane, tenant, score, and lane, tenant of who gives a place up; nil: nobody
+local function find_entitled(pre, m, seats, room, most_tied)
+  for _, lane in ipairs({'l', 'c', 'i', 'b'}) do
+    local of, who, most = most_seated(seats, lane)
+    if most >= 2 and m[lane].n > 0 and (lane ~= 'l' or room.l > 0) then
+      local _, score = least_served(pre, lane)
+      for _, tenant in ipairs(equally_served(pre, lane, score, most_tied)) do
+        if (seats[lane][tenant] or 0) + 2 <= most then return lane, tenant, score, of, who end
+      end
+    end
+  end
+end
+
+-- How many tenants wait, per lane they wait in.
+local function count_waiting_tenants(pre)
+  local n = 0
+  for _, lane in ipairs(LANES) do n = n + redis.call('ZCARD', pre .. 'act:' .. lane) end
+  return n
+end
+
+-- tq2_claim  KEYS prefix  ARGV max more room_c room_i room_b room_l, then for each tenant and lane: lane tenant amount places
+-- max: entries for free places and one to be at hand; more: beyond them, for tenants that are entitled to a place of another
+-- one. room_l is 1 while the worker runs no last attempt, else 0; amount: tokens made since the last claim, over the weight.
+-- -> thrown, tenants that wait (0 where more is 0), {lane tenant id attempt weight waited_ms} ...
+-- thrown > 0 and no entry: ask again at once
 local function claim(KEYS, ARGV)
-  local pre, now, max = KEYS[1], now_ms(), tonumber(ARGV[1])
-  local m, out = state_read(pre), {0}
-  local room = {c = tonumber(ARGV[2]), i = tonumber(ARGV[3]), b = tonumber(ARGV[4]), l = math.min(1, tonumber(ARGV[5]))}
+  local pre, now, max, more = KEYS[1], now_ms(), tonumber(ARGV[1]), tonumber(ARGV[2])
+  local m, seats, got, thrown = state_read(pre), seats_read(ARGV, 7), {}, 0
+  local room = {c = tonumber(ARGV[3]), i = tonumber(ARGV[4]), b = tonumber(ARGV[5]), l = math.min(1, tonumber(ARGV[6]))}
+  local parties = (#ARGV - 6) / 4
+  local function serve(lane, tenant, score) -- -> did it get anything
+    local entry = pop(pre, lane, m[lane], now, tenant, score)
+    got[#got + 1] = entry
+    thrown = thrown + (entry and 0 or 1)
+    if not entry then return false end
+    room[lane] = room[lane] - 1
+    book(m, lane)
+    return true
+  end
   roll_window(m, now)
-  serve_all(pre, m, ARGV, 6)
-  while #out <= max and out[1] < THROW_MOST do
+  serve_all(pre, m, ARGV, 7)
+  while #got < max and thrown < THROW_MOST do
     local lane = choose(m, room)
     if not lane then
       m.hungry = now + HUNGRY_MS
       break
     end
-    local entry, thrown = pop(pre, lane, m[lane], now, THROW_MOST - out[1])
-    out[1] = out[1] + thrown
-    if entry then
-      out[#out + 1] = entry
-      room[lane] = room[lane] - 1
-      book(m, lane)
+    local tenant, score = least_served(pre, lane)
+    if not tenant then
+      m[lane].n = 0
+    elseif serve(lane, tenant, score) and #got < max then
+      seat_add(seats, lane, tenant, 1) -- the last one is to be at hand
+    end
+  end
+  while more > 0 and thrown < THROW_MOST do
+    local lane, tenant, score, of, who = find_entitled(pre, m, seats, room, parties + #got + 1)
+    if not lane then break end
+    if serve(lane, tenant, score) then
+      seat_add(seats, lane, tenant, 1)
+      seat_add(seats, of, who, -1)
+      more = more - 1
     end
   end
   state_write(pre, m)
-  return out
+  return {thrown, tonumber(ARGV[2]) > 0 and count_waiting_tenants(pre) or 0, unpack(got)}
 end
 
--- tq1_charge  KEYS prefix  ARGV lane tenant amount ...  -> number of charges. For a worker that has room for nothing.
+-- tq2_charge  KEYS prefix  ARGV lane tenant amount places ...  -> number of charges. For a worker that has room for nothing.
 local function charge(KEYS, ARGV)
   serve_all(KEYS[1], state_read(KEYS[1]), ARGV, 1)
-  return #ARGV / 3
+  return #ARGV / 4
 end
 
--- tq1_cancel  KEYS prefix payload...  ARGV lane tenant entry ...  -> number of entries that still waited
+-- tq2_cancel  KEYS prefix payload...  ARGV lane tenant entry ...  -> number of entries that still waited
 local function cancel(KEYS, ARGV)
   local pre, m, n = KEYS[1], state_read(KEYS[1]), 0
   for k = 1, #ARGV / 3 do
@@ -262,7 +327,7 @@ local function cancel(KEYS, ARGV)
   return n
 end
 
--- tq1_look  KEYS prefix  ARGV most  -> {lane tenant waiting oldest_ms service_ahead} ..., per lane the least served first
+-- tq2_look  KEYS prefix  ARGV most  -> {lane tenant waiting oldest_ms service_ahead} ..., per lane the least served first
 -- most 0: no tenants, but {lane waiting} of every lane.
 local function look(KEYS, ARGV)
   local pre, now, m, out = KEYS[1], now_ms(), state_read(KEYS[1]), {}
@@ -280,8 +345,8 @@ local function look(KEYS, ARGV)
 end
 
 -- What gives memory back must also run when Redis has none left.
-redis.register_function('tq1_enqueue', enqueue)
-redis.register_function{function_name = 'tq1_claim', callback = claim, flags = {'allow-oom'}}
-redis.register_function{function_name = 'tq1_charge', callback = charge, flags = {'allow-oom'}}
-redis.register_function{function_name = 'tq1_cancel', callback = cancel, flags = {'allow-oom'}}
-redis.register_function{function_name = 'tq1_look', callback = look, flags = {'no-writes'}}
+redis.register_function('tq2_enqueue', enqueue)
+redis.register_function{function_name = 'tq2_claim', callback = claim, flags = {'allow-oom'}}
+redis.register_function{function_name = 'tq2_charge', callback = charge, flags = {'allow-oom'}}
+redis.register_function{function_name = 'tq2_cancel', callback = cancel, flags = {'allow-oom'}}
+redis.register_function{function_name = 'tq2_look', callback = look, flags = {'no-writes'}}

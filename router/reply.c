@@ -9,11 +9,11 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define VERSION 1
+#define VERSION 2
 #define FLAGS_ALL                                                                                  \
     (REPLY_CLAIM | REPLY_HOLD | REPLY_PREFILLED | REPLY_LAST | REPLY_REFUSED | REPLY_PROMPT |      \
-     REPLY_FAILED | REPLY_AGAIN)
-#define FRAME_LEAST_BYTES 56 // of a frame without tokens and text
+     REPLY_FAILED | REPLY_AGAIN | REPLY_BEGUN)
+#define FRAME_LEAST_BYTES 61 // of a frame without tokens and text
 #define MAX_TOP 20
 
 static bool has_logprobs(const reply_frame *f) {
@@ -41,11 +41,12 @@ static void put_frame(buf *out, const reply_frame *f) {
     buf_put_u8(out, (uint8_t)f->choice);
     buf_put_u32(out, (uint32_t)f->attempt);
     buf_put_u64(out, f->run);
-    buf_put_u8(out, (uint8_t)f->flags);
+    buf_put_u16(out, (uint16_t)f->flags);
     buf_put_u8(out, (uint8_t)f->finish);
     buf_put_u32(out, (uint32_t)f->from);
     buf_put_u32(out, (uint32_t)f->cached);
     buf_put_u32(out, (uint32_t)f->queue_ms);
+    buf_put_u32(out, (uint32_t)f->queue_steps);
     buf_put_u32(out, (uint32_t)f->engine_us);
     buf_put_bytes(out, f->text, f->n_text);
     buf_put_u8(out, logprobs);
@@ -122,11 +123,12 @@ static void read_frame(cursor *c, arena *a, reply_frame *f) {
     f->choice = cursor_u8(c);
     f->attempt = read_natural(c);
     f->run = cursor_u64(c);
-    f->flags = cursor_u8(c);
+    f->flags = cursor_u16(c);
     uint8_t finish = cursor_u8(c);
     f->from = read_natural(c);
     f->cached = read_natural(c);
     f->queue_ms = read_natural(c);
+    f->queue_steps = read_natural(c);
     f->engine_us = read_natural(c);
     const char *text = cursor_counted(c, &f->n_text);
     read_tokens(c, a, f);

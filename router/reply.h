@@ -21,6 +21,7 @@ enum reply_flag {
     REPLY_FAILED =
         64, // the engine failed this request alone; text holds no secret; end it with an error
     REPLY_AGAIN = 128, // tokens of the same step as the frame before it for this choice
+    REPLY_BEGUN = 256, // the run's first pass of the engine
 };
 
 typedef enum reply_finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_ERROR } reply_finish;
@@ -49,9 +50,10 @@ typedef struct reply_frame {
                       // excluded until it is certain
     size_t n_text;
     reply_finish finish;
-    int cached;    // prompt tokens found in the prefix cache
-    int queue_ms;  // CLAIM: how long the entry waited; otherwise 0
-    int engine_us; // this frame's share of the step's time
+    int cached;      // prompt tokens found in the prefix cache
+    int queue_ms;    // CLAIM, BEGUN: since acceptance; otherwise 0
+    int queue_steps; // BEGUN: passes of this worker that ended meanwhile; otherwise 0
+    int engine_us;   // this frame's share of the step's time
 } reply_frame;
 
 typedef struct reply {

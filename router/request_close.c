@@ -34,6 +34,7 @@ static void fill_trace(request *q) {
     const request_spec *s = q->spec;
     for (int i = 0; i < s->n_choices; i++)
         w->steps = q->choices[i].n_steps > w->steps ? q->choices[i].n_steps : w->steps;
+    w->queue_steps = q->queue_steps;
     w->granted = q->granted;
     w->held_tokens = s->n_prompt + (int64_t)s->n_choices * q->granted;
     w->held_money =

@@ -110,6 +110,7 @@ struct request {
     bool is_settled, is_settling, has_given_up;
     int64_t settle_until_ms;
     int64_t queue_ms, first_token_ms, engine_us;
+    int queue_steps;
 };
 
 typedef struct fence_slot { // when a run was last told to stop
@@ -133,7 +134,7 @@ typedef struct router_slot { // what other threads see of a router; the list is 
 typedef struct router_metrics {
     metric *outcomes[OUTCOME_UNKNOWN + 1];
     metric *states[N_STATES];
-    metric *fenced, *redelivered, *leases_lost, *refused, *replayed, *queue_seconds,
+    metric *fenced, *redelivered, *leases_lost, *refused, *replayed, *queue_seconds, *queue_steps,
         *first_token_seconds;
 } router_metrics;
 

@@ -44,11 +44,18 @@ static void take_claim(request *q, uint64_t worker, const reply_frame *f) {
     q->worker = worker;
     q->left_queue_ms = 0;
     q->resume_until_ms = 0;
-    if (q->place.attempt == 1) {
+    if (q->place.attempt == 1)
         q->queue_ms = f->queue_ms;
-        metric_observe(q->r->s->metrics.queue_seconds, f->queue_ms / 1000.0);
-    }
     request_move(q, RUNNING);
+}
+
+static void take_begun(request *q, const reply_frame *f) {
+    if (q->place.attempt > 1)
+        return;
+    q->queue_ms = f->queue_ms;
+    q->queue_steps = f->queue_steps;
+    metric_observe(q->r->s->metrics.queue_seconds, f->queue_ms / 1000.0);
+    metric_observe(q->r->s->metrics.queue_steps, f->queue_steps);
 }
 
 static void append_ids(request_choice *c, const reply_frame *f) {
@@ -118,6 +125,8 @@ static int furthest(const request *q) {
 static void take_frame(request *q, const reply_frame *f) {
     err e = {0};
     q->engine_us += f->engine_us;
+    if (f->flags & REPLY_BEGUN)
+        take_begun(q, f);
     if (f->flags & REPLY_PREFILLED) {
         q->is_prefilled = true;
         q->cached = f->cached;

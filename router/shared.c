@@ -17,6 +17,7 @@ static const char *const state_names[N_STATES] = {"holding", "queued", "running"
 static void register_metrics(router_metrics *m) {
     static const double seconds[] = {0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5,
                                      1,     2.5,   5,    10,   30,  60};
+    static const double steps[] = {0, 1, 2, 3, 5, 10, 20, 50, 100, 1000};
     const int n = (int)(sizeof seconds / sizeof *seconds);
     char labels[48];
     for (int i = 0; i <= OUTCOME_UNKNOWN; i++) {
@@ -37,8 +38,12 @@ static void register_metrics(router_metrics *m) {
     m->refused = metric_counter("tiergate_refused_total", "", "Requests never accepted.");
     m->replayed = metric_counter("tiergate_replayed_total", "",
                                  "Requests answered with what an earlier one had got.");
-    m->queue_seconds = metric_histogram("tiergate_queue_seconds", "",
-                                        "Wait of a first attempt in the queue.", seconds, n);
+    m->queue_seconds =
+        metric_histogram("tiergate_queue_seconds", "",
+                         "Wait of a first attempt until a worker began it.", seconds, n);
+    m->queue_steps =
+        metric_histogram("tiergate_queue_steps", "", "Passes its worker ended meanwhile.", steps,
+                         sizeof steps / sizeof *steps);
     m->first_token_seconds = metric_histogram("tiergate_accepted_first_token_seconds", "",
                                               "From acceptance to the first token.", seconds, n);
 }

@@ -39,6 +39,7 @@ typedef struct usage_row {
     char gateway[17], worker[17]; // incarnations, the last attempt's worker; "" = not known
     char limited_by[8];           // kind of the limit that ended it
     int steps;                    // of the engine that brought tokens
+    int queue_steps;              // that ended while it waited
     int granted;                  // tokens per choice, with all extensions
     int64_t held_tokens, held_money;
 } usage_row;

@@ -25,8 +25,17 @@ typedef struct choice {
     bool done;
 } choice;
 
+typedef struct run_group { // the runs of one tenant in one lane, as of a step; kept by the first
+    struct run *next;      // the first run of another group
+    int seats;             // places in the engine
+    int seen;              // of them, by whoever goes through the runs
+    struct run *prefills;  // its first run with a prompt to feed; NULL: none
+} run_group;
+
 typedef struct run {
     struct run *next; // in order of arrival
+    struct run *lead; // first run of its group
+    run_group group;  // if it leads
     arena a;          // the job's memory
     job j;
     uint64_t number;
@@ -34,9 +43,11 @@ typedef struct run {
     int cached; // prompt tokens that were there when its first choice got a place; -1: none has yet
     lane lane;
     double weight;
-    int64_t last_ms; // monotonic: when its last frame was sent
-    bool prefilled;  // said so
-    int n_live;      // choices that are not done
+    int64_t last_ms;    // monotonic: when its last frame was sent
+    int64_t arrived_us; // monotonic: when its request was accepted
+    bool begun;         // a pass had a row of it
+    bool prefilled;     // said so
+    int n_live;         // choices that are not done
     choice choices[JOB_CHOICES];
 } run;
 
@@ -51,6 +62,7 @@ run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, co
 const uint8_t *run_get_salt(const run *r);
 void run_free(run *r, engine *g);
 int choice_made(const run *r, const choice *c);
+static inline bool choice_waits(const choice *c) { return !c->done && !c->seq; } // for a place
 static inline int choice_left(const choice *c) { return c->n - c->fed; } // tokens still to feed
 
 // Appends guesses of what follows behind tokens[n), where they stand until the step decided;

@@ -1,7 +1,9 @@
-// Planning and running a pass. Places in the engine are given in order of arrival; when its KV
-// pages run out, the youngest choice loses its place and feeds its tokens again later, but for
-// those the prefix cache still has. Choices of one job share the prompt: the first feeds all but
-// its last token, the others fork from there.
+// Planning and running a pass. Places in the engine go to the tenants that have the fewest (per
+// lane), then in order of arrival. One that has two places fewer than another tenant takes one of
+// it: of the tenant with the most the youngest choice gives way, as it does when KV pages run out.
+// It feeds its tokens again later, but for those the prefix cache still has; the oldest of a tenant
+// never gives way to another, so nobody starves. Choices of one job share the prompt: the first
+// feeds all but its last token, the others fork from there.
 #include "worker/step.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +20,8 @@ void stepper_init(stepper *s, engine *g, const model *m, int slots, int step_tok
                    .slots = slots,
                    .step_tokens = step_tokens < slots ? slots : step_tokens,
                    .draft_rows = draft_rows,
-                   .pace.percent = prefill_percent};
+                   .pace.percent = prefill_percent,
+                   .short_seats = -1};
     s->plan.cap = slots;
     s->plan.rows = calloc((size_t)slots, sizeof *s->plan.rows);
     s->plan.runs = calloc((size_t)slots, sizeof *s->plan.runs);
@@ -33,11 +36,100 @@ void stepper_release(stepper *s) {
     free(s->plan.choices);
 }
 
+int stepper_ended_since(const stepper *s, int64_t then_us) {
+    int n = 0;
+    while (n < STEPPER_ENDS && n < s->n_steps &&
+           s->ends_us[(s->n_steps - 1 - n) % STEPPER_ENDS] > then_us)
+        n++;
+    return n;
+}
+
+int stepper_wanted(const run *runs) {
+    int n = 0;
+    for (const run *r = runs; r; r = r->next)
+        for (int i = 0; i < r->j.n_choices; i++)
+            n += choice_waits(&r->choices[i]);
+    return n;
+}
+
 int stepper_used(const run *runs) {
     int n = 0;
     for (const run *r = runs; r; r = r->next)
         for (int i = 0; i < r->j.n_choices; i++)
             n += r->choices[i].seq != NULL;
+    return n;
+}
+
+// ---- whose places
+
+static void group_join(run *runs, run *r) {
+    run *lead = runs, *last = NULL;
+    r->group = (run_group){0};
+    for (; lead && lead != r; lead = lead->group.next) {
+        if (lead->lane == r->lane && !strcmp(lead->j.tenant, r->j.tenant))
+            break;
+        last = lead;
+    }
+    r->lead = lead ? lead : r;
+    if (!lead)
+        last->group.next = r;
+}
+
+static void group_all(run *runs) {
+    for (run *r = runs; r; r = r->next) {
+        group_join(runs, r);
+        for (int i = 0; i < r->j.n_choices; i++)
+            r->lead->group.seats += r->choices[i].seq != NULL;
+    }
+}
+
+static int seats(const run *r) { return r->lead->group.seats; }
+
+// A lane takes places from lanes of its rank and below, as find_entitled in router/queue.lua says.
+static int rank(const run *r) { return r->lane == LANE_LAST ? LANE_INTERACTIVE : (int)r->lane; }
+
+// The youngest choice of the tenant with the most places, at least n, in lanes from least_rank on;
+// NULL: there is none.
+static choice *find_victim(run *runs, int least_rank, int n, run **of) {
+    choice *found = NULL;
+    for (run *r = runs; r; r = r->next)
+        for (int i = 0; i < r->j.n_choices && rank(r) >= least_rank && seats(r) >= n; i++)
+            if (r->choices[i].seq) {
+                found = &r->choices[i];
+                *of = r;
+                n = seats(r);
+            }
+    return found;
+}
+
+static void evict(stepper *s, run *r, choice *c) {
+    log_event(LOG_DEBUG, "worker.preempted", "{s:s,s:i}", "request", r->j.id, "tokens", c->fed);
+    engine_seq_free(s->g, c->seq);
+    c->seq = NULL;
+    c->fed = 0;
+    r->lead->group.seats--;
+    s->n_evicted++;
+}
+
+// Another tenant that keeps as many places as r's then has gives one up for it; false: none does.
+static bool take_place(stepper *s, run *runs, const run *r) {
+    run *of = NULL;
+    choice *c = find_victim(runs, rank(r), seats(r) + 2, &of);
+    if (c)
+        evict(s, of, c);
+    return c != NULL;
+}
+
+// Tokens that take_place would free, called until it finds nobody.
+static int64_t could_free(run *runs, const run *r) {
+    int64_t n = 0;
+    for (run *of = runs; of; of = of->next) {
+        int *seen = &of->lead->group.seen;
+        *seen = of == of->lead ? 0 : *seen;
+        for (int i = 0; i < of->j.n_choices; i++)
+            if (of->choices[i].seq && ++*seen > seats(r) + 1 && rank(of) >= rank(r))
+                n += of->choices[i].n + PAGE_TOKENS;
+    }
     return n;
 }
 
@@ -59,18 +151,32 @@ static bool may_fork(const run *r, const choice *c) {
     return c != head && c->n == r->j.n_prompt && head->seq && head->fed == r->j.n_prompt - 1;
 }
 
-// Whether all of c's tokens and the next steps of everyone fit. What running sequences hold of its
-// prefix needs no room; it is looked up only when that decides.
-static bool has_room(const stepper *s, const run *runs, const run *r, const choice *c) {
-    int64_t free = engine_kv_tokens_free(s->g) - promised(runs), wanted = c->n + 2 * PAGE_TOKENS;
+// Whether all of c's tokens and the next steps of everyone fit, `more` being freed. What running
+// sequences hold of its prefix needs no room; it is looked up only when that decides.
+static bool has_room(const stepper *s, const run *runs, const run *r, const choice *c,
+                     int64_t more) {
+    int64_t free = engine_kv_tokens_free(s->g) - promised(runs) + more;
+    int64_t wanted = c->n + 2 * PAGE_TOKENS;
     return free >= wanted ||
            free >= wanted - engine_kv_tokens_in_use(s->g, run_get_salt(r), c->tokens, c->n);
+}
+
+// The same after others gave way, which they do only if that is enough.
+static bool make_room(stepper *s, run *runs, run *r, const choice *c) {
+    if (has_room(s, runs, r, c, 0))
+        return true;
+    if (has_room(s, runs, r, c, could_free(runs, r)))
+        while (take_place(s, runs, r))
+            if (has_room(s, runs, r, c, 0))
+                return true;
+    s->short_seats = seats(r);
+    return false;
 }
 
 // 0: has a place now. 1: no room yet. -1: never (e).
 static int place(stepper *s, run *runs, run *r, choice *c, err *e) {
     int i = (int)(c - r->choices);
-    if (stepper_used(runs) >= s->slots)
+    if (stepper_used(runs) >= s->slots && !take_place(s, runs, r))
         return 1;
     if (may_fork(r, c)) {
         if (engine_seq_fork(s->g, r->choices[0].seq, i, &c->seq, e))
@@ -79,7 +185,7 @@ static int place(stepper *s, run *runs, run *r, choice *c, err *e) {
         return 0;
     }
     bool alone = stepper_used(runs) == 0; // one sequence always fits
-    if (!alone && !has_room(s, runs, r, c))
+    if (!alone && !make_room(s, runs, r, c))
         return 1;
     if (engine_seq_new(s->g, &r->j.sampling, i, c->tokens, c->n, choice_made(r, c), run_get_salt(r),
                        &c->seq, e))
@@ -114,75 +220,110 @@ static void fail(stepper *s, run *r, choice *c, outbox *o, const err *why) {
     f->flags = REPLY_FAILED | REPLY_LAST;
     f->finish = FINISH_ERROR;
     f->from = choice_made(r, c);
+    r->lead->group.seats -= c->seq != NULL;
     choice_end(r, c, s->g);
 }
 
-static void place_all(stepper *s, run *runs, outbox *o) {
-    for (run *r = runs; r; r = r->next)
-        for (int i = 0; i < r->j.n_choices; i++) {
-            choice *c = &r->choices[i];
-            err why = {0};
-            if (c->done || c->seq || waits_for_head(r, c))
-                continue;
-            int rc = place(s, runs, r, c, &why);
-            if (rc < 0)
-                fail(s, r, c, o, &why);
-            if (rc > 0)
-                return; // in order of arrival: nobody overtakes
-        }
+static choice *find_waiting(run *r) { // its first choice that could get a place; NULL: none
+    for (int i = 0; i < r->j.n_choices; i++)
+        if (choice_waits(&r->choices[i]) && !waits_for_head(r, &r->choices[i]))
+            return &r->choices[i];
+    return NULL;
 }
 
-// The youngest choice in the engine gives its place up; false when there is only one.
+// The next to get a place: the choice that came first of the tenants with the fewest places.
+static choice *find_next(run *runs, run **of) {
+    choice *found = NULL;
+    for (run *r = runs; r; r = r->next) {
+        choice *c = !found || seats(r) < seats(*of) ? find_waiting(r) : NULL;
+        if (c) {
+            found = c;
+            *of = r;
+        }
+    }
+    return found;
+}
+
+static void place_all(stepper *s, run *runs, outbox *o) {
+    run *r = NULL;
+    choice *c;
+    group_all(runs);
+    s->short_seats = -1;
+    while ((c = find_next(runs, &r))) {
+        err why = {0};
+        int rc = place(s, runs, r, c, &why);
+        if (rc < 0)
+            fail(s, r, c, o, &why);
+        if (rc > 0)
+            return; // nobody overtakes
+        r->lead->group.seats += c->seq != NULL;
+    }
+}
+
+// Somebody gives a place up; false when there is only one.
 static bool preempt(stepper *s, run *runs) {
     run *of = NULL;
-    choice *youngest = NULL;
-    for (run *r = runs; r; r = r->next)
-        for (int i = 0; i < r->j.n_choices; i++)
-            if (r->choices[i].seq) {
-                of = r;
-                youngest = &r->choices[i];
-            }
-    if (!youngest || stepper_used(runs) == 1)
-        return false;
-    log_event(LOG_INFO, "worker.preempted", "{s:s,s:i}", "request", of->j.id, "tokens",
-              youngest->fed);
-    engine_seq_free(s->g, youngest->seq);
-    youngest->seq = NULL;
-    youngest->fed = 0;
-    return true;
+    choice *c = stepper_used(runs) > 1 ? find_victim(runs, 0, 1, &of) : NULL;
+    if (c)
+        evict(s, of, c);
+    return c != NULL;
 }
 
 // ---- the plan
 
-static void plan_add(step_plan *p, run *r, choice *c, int n) {
+static engine_row *plan_row(step_plan *p, run *r, choice *c) {
+    for (int i = 0; i < p->n; i++)
+        if (p->choices[i] == c)
+            return &p->rows[i];
     p->rows[p->n] = (engine_row){.seq = c->seq,
                                  .tokens = c->tokens + c->fed,
-                                 .n = n,
-                                 .sample = c->fed + n == c->n,
                                  .prompt_logprobs = r->j.echo_logprobs && c == &r->choices[0] &&
                                                     c->fed < r->j.n_prompt};
     p->runs[p->n] = r;
-    p->choices[p->n++] = c;
+    p->choices[p->n] = c;
+    return &p->rows[p->n++];
+}
+
+// Up to `most` more of the tokens c has to feed, as far as the budget goes.
+static void plan_add(stepper *s, run *r, choice *c, int most) {
+    step_plan *p = &s->plan;
+    int end = heads_a_fork(r, c) ? r->j.n_prompt - 1 : c->n, room = s->step_tokens - p->n_tokens;
+    most = most < room ? most : room;
+    if (most <= 0)
+        return;
+    engine_row *row = plan_row(p, r, c);
+    int left = end - c->fed - row->n, n = left < most ? left : most;
+    row->n += n;
+    row->sample = c->fed + row->n == c->n;
     p->n_tokens += n;
 }
 
-static int chunk(const stepper *s, const run *r, const choice *c, int budget) {
-    int left = choice_left(c), room = budget - s->plan.n_tokens;
-    if (heads_a_fork(r, c))
-        left = r->j.n_prompt - 1 - c->fed;
-    return left < room ? left : room;
+static choice *find_prefilling(run *r) { // its first choice that does; NULL: none
+    for (int i = 0; i < r->j.n_choices; i++)
+        if (r->choices[i].seq && choice_left(&r->choices[i]) > 1)
+            return &r->choices[i];
+    return NULL;
 }
 
-static void plan_rows(stepper *s, run *runs, bool prefill, int budget) {
+static int count_prefilling(run *runs) { // groups
+    int n = 0;
+    for (run *lead = runs; lead; lead = lead->group.next)
+        lead->group.prefills = NULL;
     for (run *r = runs; r; r = r->next)
-        for (int i = 0; i < r->j.n_choices; i++) {
-            choice *c = &r->choices[i];
-            if (!c->seq || c->done || (choice_left(c) > 1) != prefill)
-                continue;
-            int n = chunk(s, r, c, budget);
-            if (n > 0)
-                plan_add(&s->plan, r, c, n);
+        if (!r->lead->group.prefills && find_prefilling(r)) {
+            r->lead->group.prefills = r;
+            n++;
         }
+    return n;
+}
+
+// A row for each sequence that decodes.
+static void plan_decodes(stepper *s, run *runs) {
+    for (run *r = runs; r; r = r->next)
+        for (int i = 0; i < r->j.n_choices; i++)
+            if (r->choices[i].seq && choice_left(&r->choices[i]) == 1)
+                plan_add(s, r, &r->choices[i], 1);
+    s->plan.n_decode = s->plan.n;
 }
 
 // Guesses that row i may hold beside the others': no more than it may still make, save one.
@@ -215,17 +356,28 @@ static void plan_drafts(stepper *s) {
     }
 }
 
+// Of `most` tokens of prompts each tenant's first one gets an equal part; the rest goes by arrival.
+static void plan_prompts(stepper *s, run *runs, int most) {
+    int parts = count_prefilling(runs), before = s->plan.n_tokens, end = before + most;
+    for (run *lead = runs; lead; lead = lead->group.next) {
+        run *r = lead->group.prefills;
+        if (r)
+            plan_add(s, r, find_prefilling(r), (end - s->plan.n_tokens) / parts--);
+    }
+    for (run *r = runs; r; r = r->next)
+        for (int i = 0; i < r->j.n_choices; i++)
+            if (r->choices[i].seq && choice_left(&r->choices[i]) > 1)
+                plan_add(s, r, &r->choices[i], end - s->plan.n_tokens);
+    s->plan.n_prompt = s->plan.n_tokens - before;
+}
+
 static void plan_make(stepper *s, run *runs, bool with_drafts) {
     s->plan.n = s->plan.n_tokens = 0;
-    plan_rows(s, runs, false, s->step_tokens);
-    s->plan.n_decode = s->plan.n;
+    plan_decodes(s, runs);
     if (with_drafts)
         plan_drafts(s);
     int left = s->step_tokens - s->plan.n_tokens;
-    s->plan.n_prompt = -s->plan.n_tokens;
-    plan_rows(s, runs, true,
-              s->plan.n_tokens + pace_prompt_tokens(&s->pace, s->plan.n_decode, left));
-    s->plan.n_prompt += s->plan.n_tokens;
+    plan_prompts(s, runs, pace_prompt_tokens(&s->pace, s->plan.n_decode, left));
 }
 
 // ---- what came of it
@@ -265,15 +417,12 @@ static void prompt_frame(stepper *s, outbox *o, int i, const engine_result *res)
     }
 }
 
-static void token_frame(stepper *s, outbox *o, int i, const engine_sampled *sampled, int engine_us,
-                        unsigned flags) {
+static void token_frame(stepper *s, outbox *o, int i, const engine_sampled *sampled,
+                        reply_frame *f) {
     run *r = s->plan.runs[i];
     choice *c = s->plan.choices[i];
     arena *a = outbox_arena(o);
     buf text = {0};
-    reply_frame *f = frame_for(o, r, c);
-    f->engine_us = engine_us;
-    f->flags = flags;
     if (!r->prefilled) {
         f->flags |= REPLY_PREFILLED;
         f->cached = r->cached;
@@ -290,22 +439,32 @@ static void token_frame(stepper *s, outbox *o, int i, const engine_sampled *samp
         choice_end(r, c, s->g);
 }
 
-// Engine time that led to no token (a chunk in the middle of a prompt) is reported too, in a frame
-// without tokens.
-static void progress_frame(stepper *s, outbox *o, int i, int engine_us) {
-    reply_frame *f = frame_for(o, s->plan.runs[i], s->plan.choices[i]);
-    f->flags = REPLY_HOLD;
-    f->engine_us = engine_us;
+// The frame that tells of row i: its engine time, and at the run's first one how long it waited.
+static reply_frame *row_frame(stepper *s, outbox *o, int i, int64_t begun_us, int64_t step_us) {
+    run *r = s->plan.runs[i];
+    reply_frame *f = frame_for(o, r, s->plan.choices[i]);
+    f->engine_us = (int)(step_us * s->plan.rows[i].n / s->plan.n_tokens);
+    if (!r->begun) {
+        f->flags = REPLY_BEGUN;
+        f->queue_ms = (int)((begun_us - r->arrived_us) / 1000);
+        f->queue_steps = stepper_ended_since(s, r->arrived_us);
+    }
+    r->begun = true;
+    return f;
 }
 
 // A frame for each token that row i made: the right guesses, then the sampled one, unless the
 // answer ends before. Returns how many.
-static int token_frames(stepper *s, const engine_result *res, outbox *o, int i, int engine_us) {
+static int token_frames(stepper *s, const engine_result *res, outbox *o, int i, reply_frame *f) {
     choice *c = s->plan.choices[i];
     int right = res->n_right[i], made = 0;
     do {
         const engine_sampled *t = made < right ? &res->drafts[i][made] : &res->sampled[i];
-        token_frame(s, o, i, t, made ? 0 : engine_us, made ? REPLY_AGAIN : 0);
+        if (made) {
+            f = frame_for(o, s->plan.runs[i], c);
+            f->flags = REPLY_AGAIN;
+        }
+        token_frame(s, o, i, t, f);
     } while (made++ < right && !c->done);
     if (s->plan.rows[i].n_draft)
         draft_learn(&c->pace, s->plan.rows[i].n_draft, right);
@@ -315,24 +474,27 @@ static int token_frames(stepper *s, const engine_result *res, outbox *o, int i, 
     return made;
 }
 
-static void absorb(stepper *s, const engine_result *res, int64_t step_us, outbox *o,
+// Engine time that led to no token (a chunk in the middle of a prompt) is reported too, in a HOLD
+// frame.
+static void absorb(stepper *s, const engine_result *res, int64_t begun_us, outbox *o,
                    void (*charge)(void *ctx, const run *r, int n), void *ctx) {
-    int64_t now = clock_mono_ms();
+    int64_t now_us = clock_mono_us();
     for (int i = 0; i < s->plan.n; i++) {
         run *r = s->plan.runs[i];
         choice *c = s->plan.choices[i];
         const engine_row *row = &s->plan.rows[i];
-        int share = (int)(step_us * row->n / s->plan.n_tokens);
         if (row->prompt_logprobs)
             prompt_frame(s, o, i, res);
+        reply_frame *f = row_frame(s, o, i, begun_us, now_us - begun_us);
         c->fed += row->n - row->n_draft + res->n_right[i];
-        r->last_ms = now;
+        r->last_ms = now_us / 1000;
         if (row->sample) {
-            charge(ctx, r, token_frames(s, res, o, i, share));
+            charge(ctx, r, token_frames(s, res, o, i, f));
         } else {
-            progress_frame(s, o, i, share);
+            f->flags |= REPLY_HOLD;
         }
     }
+    s->ends_us[s->n_steps++ % STEPPER_ENDS] = now_us;
 }
 
 // A row whose logits are not finite is named rows[i]: that choice fails alone.
@@ -365,9 +527,8 @@ int stepper_step(stepper *s, run *runs, outbox *o, void (*charge)(void *ctx, con
             return 0;
         int64_t begun = clock_mono_us();
         if (!engine_step(s->g, s->plan.rows, s->plan.n, &res, e)) {
-            int64_t us = clock_mono_us() - begun;
-            pace_learn(&s->pace, s->plan.n_decode, s->plan.n_prompt, us);
-            absorb(s, res, us, o, charge, ctx);
+            pace_learn(&s->pace, s->plan.n_decode, s->plan.n_prompt, clock_mono_us() - begun);
+            absorb(s, res, begun, o, charge, ctx);
             return 0;
         }
         bool goes_on = drop_drafts(s, &with_drafts) ||

@@ -27,6 +27,7 @@
 enum {
     REDIS_MS = 2000,  // a Redis that does not answer for so long is lost
     CLAIM_MS = 1000,  // asked again without a bell
+    SHARE_MS = 100,   // the same while others wait beside a tenant that has more than its share
     RETRY_MS = 200,   // after a lost connection
     KEEP_MS = 4000,   // unsent replies are given up after (their gateways have noticed by then)
     DRAIN_MS = 30000, // what is active may end after the first SIGTERM
@@ -52,6 +53,7 @@ typedef struct worker {
     uint64_t n_runs;   // numbers given
     int64_t claim_ms;  // when the next claim is due
     bool is_hungry;    // the last claim found too little: the bell tells of more
+    bool is_contended; // it left several tenants waiting
     queue_charge charges[CHARGES];
     char charge_tenants[CHARGES][ID_UUID_TEXT];
     int n_charges;
@@ -60,7 +62,7 @@ typedef struct worker {
     atomic_bool ready; // Redis answers
     engine_stats told; // as of the last measure()
     metric *m_steps, *m_tokens, *m_claims, *m_active, *m_waiting, *m_kv_free, *m_step_s;
-    metric *m_hits, *m_misses, *m_evicted, *m_cached, *m_guessed, *m_right;
+    metric *m_hits, *m_misses, *m_evicted, *m_cached, *m_guessed, *m_right, *m_preempted;
 } worker;
 
 // ---- the list of runs
@@ -164,21 +166,39 @@ static void send_all(worker *w) {
 
 // ---- claiming
 
+// What the next claim says of r's tenant and lane; NULL: CHARGES of them are there already.
+static queue_charge *charge_of(worker *w, const run *r) {
+    for (int i = 0; i < w->n_charges; i++)
+        if (w->charges[i].lane == r->lane && !strcmp(w->charge_tenants[i], r->j.tenant))
+            return &w->charges[i];
+    if (w->n_charges == CHARGES)
+        return NULL; // more tenants than slots x lanes within a second: the rest goes unsaid
+    int i = w->n_charges++;
+    memcpy(w->charge_tenants[i], r->j.tenant, ID_UUID_TEXT);
+    w->charges[i] = (queue_charge){.lane = r->lane, .tenant = w->charge_tenants[i]};
+    return &w->charges[i];
+}
+
 // Service is charged with the next claim; a tenant's tokens of a lane add up.
 static void charge(void *ctx, const run *r, int n) {
-    worker *w = ctx;
-    double amount = n / (r->weight > 0 ? r->weight : 1);
+    queue_charge *c = charge_of(ctx, r);
+    if (c)
+        c->amount += n / (r->weight > 0 ? r->weight : 1);
+}
+
+// The places of each tenant at the next step, free ones going to those that wait here. -> how many
+// could change hands: all but one of each.
+static int count_seats(worker *w) {
+    int free = w->step.slots - stepper_used(w->runs), n = 0;
     for (int i = 0; i < w->n_charges; i++)
-        if (w->charges[i].lane == r->lane && !strcmp(w->charge_tenants[i], r->j.tenant)) {
-            w->charges[i].amount += amount;
-            return;
-        }
-    if (w->n_charges == CHARGES)
-        return; // more tenants than slots x lanes within a second: the rest goes uncharged
-    memcpy(w->charge_tenants[w->n_charges], r->j.tenant, ID_UUID_TEXT);
-    w->charges[w->n_charges] = (queue_charge){
-        .lane = r->lane, .tenant = w->charge_tenants[w->n_charges], .amount = amount};
-    w->n_charges++;
+        w->charges[i].seats = 0;
+    for (const run *r = w->runs; r; r = r->next) {
+        queue_charge *c = charge_of(w, r);
+        for (int i = 0; i < r->j.n_choices && c; i++)
+            if (r->choices[i].seq || (choice_waits(&r->choices[i]) && free-- > 0))
+                n += c->seats++ > 0;
+    }
+    return n;
 }
 
 static void refuse(worker *w, const queue_claimed *c, const job *j, const char *why) {
@@ -189,7 +209,7 @@ static void refuse(worker *w, const queue_claimed *c, const job *j, const char *
 }
 
 // Fetches, opens and checks a claimed job; the run joins the list and its CLAIM frame the outbox.
-static int take_job(worker *w, const queue_claimed *c, err *e) {
+static int take_job(worker *w, const queue_claimed *c, int64_t arrived_us, err *e) {
     buf sealed = {0};
     arena a;
     job j = {0};
@@ -212,6 +232,7 @@ static int take_job(worker *w, const queue_claimed *c, err *e) {
         run_salt(&w->cluster, &j, model_revision(w->m), engine_kv_name(w->g), salt);
         run *r = run_new(&a, &j, ++w->n_runs, c, w->m, salt);
         r->last_ms = clock_mono_ms();
+        r->arrived_us = arrived_us;
         runs_add(w, r);
         reply_frame *f = outbox_add(w->out, j.gateway, j.id, j.attempt, r->number, 0);
         f->flags = REPLY_CLAIM;
@@ -230,10 +251,22 @@ static bool runs_third_attempt(const worker *w) {
     return false;
 }
 
-// Free slots + 1, so that the next one is at hand when a slot frees; nothing else waits here.
+// Free places + 1, so that the next one is at hand when a place frees; nothing else waits here.
+// Places that lack KV are not free.
 static int room(const worker *w) {
-    int n = w->step.slots - stepper_used(w->runs) + 1 - count_waiting(w);
+    int n = w->step.short_seats < 0 ? w->step.slots - stepper_used(w->runs) : 0;
+    n += 1 - stepper_wanted(w->runs);
     return n < 0 ? 0 : n > CLAIM_MOST ? CLAIM_MOST : n;
+}
+
+// What the next claim asks for. Who waits for KV here and has no place at all lets nobody by.
+static queue_room claim_room(worker *w) {
+    int max = room(w), more = count_seats(w);
+    if (w->step.short_seats == 0)
+        more = 0;
+    return (queue_room){.max = max,
+                        .more = more > CLAIM_MOST ? CLAIM_MOST : more,
+                        .lanes = {max, max, max, !runs_third_attempt(w)}};
 }
 
 // Each second, at a bell, and as soon as there is room while more may wait.
@@ -241,35 +274,45 @@ static bool claim_is_due(const worker *w, int64_t now) {
     return now >= w->claim_ms || (!w->is_hungry && w->r && room(w) > 0);
 }
 
+// When the next claim is due without a bell. What is charged meanwhile changes who is entitled.
+static void plan_claim(worker *w, const queue_room *asked, const queue_claims *got) {
+    bool is_full = got->n >= asked->max && asked->max > 0;
+    bool at_once = is_full || (got->thrown && !got->n);
+    if (asked->max > 0)
+        w->is_hungry = !is_full;
+    if (asked->more > 0)
+        w->is_contended = got->tenants > 1;
+    bool soon = asked->more > 0 && w->is_contended;
+    w->claim_ms = clock_mono_ms() + (at_once ? 0 : soon ? SHARE_MS : CLAIM_MS);
+}
+
 static void claim(worker *w) {
-    queue_claimed got[CLAIM_MOST];
-    int max = room(w), n, thrown;
-    int rooms[N_LANES] = {max, max, max, !runs_third_attempt(w)};
+    queue_claimed entries[2 * CLAIM_MOST];
+    queue_claims got = {.entries = entries};
+    queue_room asked = claim_room(w);
     err e = {0};
     redis *r = connection(w);
+    int64_t now_us = clock_mono_us();
     if (!r)
         return;
-    if (queue_claim(r, w->conf->tier, max, rooms, w->charges, w->n_charges, got, &n, &thrown, &e)) {
+    if (queue_claim(r, w->conf->tier, &asked, w->charges, w->n_charges, &got, &e)) {
         connection_lost(w, &e);
         return;
     }
     w->n_charges = 0;
-    metric_add(w->m_claims, n);
-    if (n)
+    metric_add(w->m_claims, got.n);
+    if (got.n)
         failpoint("worker.claim.after");
-    for (int i = 0; i < n; i++)
-        if (take_job(w, &got[i], &e)) {
+    for (int i = 0; i < got.n; i++)
+        if (take_job(w, &entries[i], now_us - entries[i].waited_ms * 1000, &e)) {
             connection_lost(w,
                             &e); // what was popped and not taken: its gateway notices the silence
             return;
         }
-    bool more = n == max && max > 0;
-    if (max > 0)
-        w->is_hungry = !more;
-    w->claim_ms = clock_mono_ms() + (more || (thrown && !n) ? 0 : CLAIM_MS);
-    if (n)
+    plan_claim(w, &asked, &got);
+    if (got.n)
         send_all(w); // CLAIM frames leave at once
-    if (n)
+    if (got.n)
         failpoint("worker.claim_frame.after");
 }
 
@@ -324,6 +367,7 @@ static void measure(worker *w) {
 static int step(worker *w, err *e) {
     int64_t begun = clock_mono_us(), made = w->step.n_made;
     int64_t guessed = w->step.n_guessed, right = w->step.n_right;
+    int64_t evicted = w->step.n_evicted;
     tell_keeper(w);
     failpoint("worker.step.before");
     if (stepper_step(&w->step, w->runs, w->out, charge, w, e))
@@ -332,8 +376,10 @@ static int step(worker *w, err *e) {
     metric_add(w->m_tokens, w->step.n_made - made);
     metric_add(w->m_guessed, w->step.n_guessed - guessed);
     metric_add(w->m_right, w->step.n_right - right);
+    metric_add(w->m_preempted, w->step.n_evicted - evicted);
     metric_observe(w->m_step_s, (double)(clock_mono_us() - begun) * 1e-6);
-    runs_drop(w, is_over, NULL);
+    if (runs_drop(w, is_over, NULL) && w->is_contended && w->r)
+        w->claim_ms = 0;
     failpoint("worker.step.after");
     send_all(w);
     failpoint("worker.send.after");
@@ -430,6 +476,8 @@ static void open_metrics(worker *w) {
                                   "Tokens guessed from the text so far.");
     w->m_right = metric_counter("tiergate_worker_draft_accepted_tokens_total", "",
                                 "Guessed tokens that were the model's own.");
+    w->m_preempted = metric_counter("tiergate_worker_preempted_total", "",
+                                    "Sequences that gave their place up.");
     w->m_step_s = metric_histogram("tiergate_worker_step_seconds", "", "Time of a pass.", bounds,
                                    sizeof bounds / sizeof *bounds);
 }

@@ -1,7 +1,7 @@
-// queue_bench [SECONDS]: what a claim costs (wall clock, and Redis' own processor time) with few
-// and with many waiting tenants and with large prompts; and how long a tenant that asks once a
-// second waits beside one that has 10,000 requests queued. A private Redis; no engine: the worker
-// of the second part counts steps of a fixed time. A developer's tool: it asserts nothing.
+// queue_bench: what a claim costs (wall clock, and Redis' own processor time) with few and with
+// many waiting tenants, by a worker with room and by a full one, and with large prompts. A private
+// Redis. A developer's tool: it asserts nothing. How long a visitor beside a flood waits:
+// tests/bench/fairness.py.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,13 +14,9 @@
 #define CLAIMS 2000
 #define LARGE (512 * 1024)
 #define N_LARGE 200
-#define FLOOD 10000
 #define SLOTS 16
-#define STEP_MS 20
-#define MAX_SECONDS 600
 
 static redis *r;
-static const int all_lanes[N_LANES] = {SLOTS, SLOTS, SLOTS, 1};
 
 static void check(int rc, const err *e) {
     if (rc) {
@@ -74,12 +70,18 @@ static void enqueue(int tenant, int id, int cost) {
     command_release(&c);
 }
 
-static int claim(int max, const queue_charge *charges, int n_charges, queue_claimed *out) {
-    int n, thrown;
+static void claim_one(const queue_room *room, const queue_charge *charges, int n_charges,
+                      queue_claimed *out) {
+    queue_claims got = {.entries = out};
     err e = {0};
-    check(queue_claim(r, TIER, max, all_lanes, charges, n_charges, out, &n, &thrown, &e), &e);
-    return n;
+    check(queue_claim(r, TIER, room, charges, n_charges, &got, &e), &e);
+    if (got.n != 1) {
+        fprintf(stderr, "queue_bench: a claim of one brought %d\n", got.n);
+        exit(1);
+    }
 }
+
+static const queue_room one = {.max = 1, .lanes = {SLOTS, SLOTS, SLOTS, 1}};
 
 static void start_afresh(void) {
     err e = {0};
@@ -94,23 +96,28 @@ static int by_value(const void *a, const void *b) {
 
 // ---- the cost of a claim
 
-static void measure_claims(int tenants) {
+// A worker with room takes anybody's; a full one, whose places a tenant of its own has, a
+// visitor's.
+static void measure_claims(int tenants, bool is_full) {
     static int64_t us[CLAIMS];
+    static const queue_room full = {.more = 1, .lanes = {[LANE_LAST] = 1}};
     queue_claimed got;
+    queue_charge charge = {LANE_INTERACTIVE, "01900000-0000-7000-9000-00000000ffff", 16, SLOTS};
     start_afresh();
     for (int i = 0; i < CLAIMS + tenants; i++) // so that nobody's last entry goes
         enqueue(i % tenants, i, 100);
     double cpu = redis_cpu();
     for (int i = 0; i < CLAIMS; i++) {
         int64_t begun = clock_mono_us();
-        claim(1, NULL, 0, &got);
+        claim_one(is_full ? &full : &one, &charge, 1, &got);
         us[i] = clock_mono_us() - begun;
     }
     cpu = redis_cpu() - cpu;
     qsort(us, CLAIMS, sizeof *us, by_value);
-    printf("claim of one, %4d tenants: p50 %3" PRId64 " us, p99 %4" PRId64
+    printf("claim of one by a %s worker, %4d tenants: p50 %3" PRId64 " us, p99 %4" PRId64
            " us, Redis processor %.0f us\n",
-           tenants, us[CLAIMS / 2], us[CLAIMS * 99 / 100], cpu * 1e6 / CLAIMS);
+           is_full ? "full" : "free", tenants, us[CLAIMS / 2], us[CLAIMS * 99 / 100],
+           cpu * 1e6 / CLAIMS);
 }
 
 static void put_large(const char *payload, int id) {
@@ -136,7 +143,7 @@ static void measure_large(void) {
         enqueue(i % 10, i, 100000);
         in_us += clock_mono_us() - begun;
         begun = clock_mono_us();
-        claim(1, NULL, 0, &got);
+        claim_one(&one, NULL, 0, &got);
         check(queue_take_payload(r, TIER, got.id, got.attempt, &b, &found, &e), &e);
         out_us += clock_mono_us() - begun;
         buf_release(&b);
@@ -148,120 +155,18 @@ static void measure_large(void) {
     free(payload);
 }
 
-// ---- a flood and a visitor
-
-typedef struct bench_worker { // slots: tokens still to make, 0 = free
-    int left[SLOTS];
-    char tenant[SLOTS][ID_UUID_TEXT];
-    bool has_next; // one more is claimed, so that it is at hand
-    queue_claimed next;
-    int64_t n_claimed;
-} bench_worker;
-
-typedef struct visitor { // of the tenant that asks once a second
-    int64_t asked_ms[MAX_SECONDS], wait_ms[MAX_SECONDS];
-    int n_asked, n_claimed;
-    int n_passed_over; // claims of the other tenant while one of the visitor's waited
-} visitor;
-
-static void begin(bench_worker *w, int slot, const queue_claimed *c) {
-    w->left[slot] = 8 + rand() % 17; // tokens of an answer
-    memcpy(w->tenant[slot], c->tenant, ID_UUID_TEXT);
-}
-
-static void fill_slots(bench_worker *w) {
-    for (int i = 0; i < SLOTS && w->has_next; i++)
-        if (!w->left[i]) {
-            begin(w, i, &w->next);
-            w->has_next = false;
-        }
-}
-
-static int room_of(const bench_worker *w) {
-    int n = 1 - w->has_next;
-    for (int i = 0; i < SLOTS; i++)
-        n += w->left[i] == 0;
-    return n;
-}
-
-static void note_claimed(visitor *v, const queue_claimed *c) {
-    if (strcmp(c->tenant + 24, "000000000001") == 0)
-        v->wait_ms[v->n_claimed++] = c->waited_ms;
-    else
-        v->n_passed_over += v->n_claimed < v->n_asked;
-}
-
-static void take(bench_worker *w, visitor *v, const queue_charge *charges, int n_charges) {
-    queue_claimed got[SLOTS + 1];
-    int n = claim(room_of(w), charges, n_charges, got);
-    for (int i = 0; i < n; i++) {
-        note_claimed(v, &got[i]);
-        w->n_claimed++;
-        w->next = got[i];
-        w->has_next = true;
-        fill_slots(w);
-    }
-}
-
-static int step(bench_worker *w, queue_charge *charges) {
-    int n = 0;
-    clock_sleep_ms(STEP_MS);
-    for (int i = 0; i < SLOTS; i++)
-        if (w->left[i] > 0) {
-            w->left[i]--;
-            charges[n++] = (queue_charge){LANE_INTERACTIVE, w->tenant[i], 1};
-        }
-    fill_slots(w);
-    return n;
-}
-
-static void measure_fairness(int seconds) {
-    static bench_worker w;
-    static visitor v;
-    queue_charge charges[SLOTS];
-    int n_charges = 0;
-    start_afresh();
-    for (int i = 0; i < FLOOD; i++)
-        enqueue(0, i, 200);
-    int64_t begun = clock_mono_ms(), next_ms = begun + 500;
-    while (clock_mono_ms() - begun < seconds * 1000) {
-        if (clock_mono_ms() >= next_ms && v.n_asked < MAX_SECONDS) {
-            enqueue(1, FLOOD + v.n_asked++, 200);
-            next_ms += 1000;
-        }
-        if (room_of(&w) > 0)
-            take(&w, &v, charges, n_charges);
-        n_charges = step(&w, charges);
-    }
-    qsort(v.wait_ms, (size_t)v.n_claimed, sizeof *v.wait_ms, by_value);
-    printf("flood: %d requests of one tenant queued, %" PRId64
-           " claimed in %d s (%d slots, steps of "
-           "%d ms, 8 to 24 tokens)\n",
-           FLOOD, w.n_claimed, seconds, SLOTS, STEP_MS);
-    if (v.n_claimed)
-        printf("visitor: asked %d times, claimed %d, passed over %d times; waited p50 %" PRId64
-               " ms, most %" PRId64 " ms = %.1f steps (a slot must become free)\n",
-               v.n_asked, v.n_claimed, v.n_passed_over, v.wait_ms[v.n_claimed / 2],
-               v.wait_ms[v.n_claimed - 1], (double)v.wait_ms[v.n_claimed - 1] / STEP_MS);
-}
-
-int main(int argc, char **argv) {
+int main(void) {
     static const int tenants[] = {1, 100, 1000};
-    int seconds = argc > 1 ? atoi(argv[1]) : 20;
     err e = {0};
-    if (seconds < 2 || seconds > MAX_SECONDS) {
-        fprintf(stderr, "usage: queue_bench [SECONDS, 2 to %d]\n", MAX_SECONDS);
-        return 2;
-    }
     if (!test_has_redis()) {
         puts("skip: redis-server is not installed");
         return 0;
     }
     check(redis_connect(test_redis()->address, 5000, &r, &e), &e);
-    for (size_t i = 0; i < sizeof tenants / sizeof *tenants; i++)
-        measure_claims(tenants[i]);
+    for (int full = 0; full <= 1; full++)
+        for (size_t i = 0; i < sizeof tenants / sizeof *tenants; i++)
+            measure_claims(tenants[i], full);
     measure_large();
-    measure_fairness(seconds);
     redis_close(r);
     return 0;
 }

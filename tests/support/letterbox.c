@@ -85,6 +85,8 @@ static void apply(letterbox *m, const reply_frame *f) {
     t->n_refused += (f->flags & REPLY_REFUSED) != 0;
     t->n_prefilled += (f->flags & REPLY_PREFILLED) != 0;
     t->queue_ms = f->flags & REPLY_CLAIM ? f->queue_ms : t->queue_ms;
+    t->n_begun += (f->flags & REPLY_BEGUN) != 0;
+    t->queue_steps = f->flags & REPLY_BEGUN ? f->queue_steps : t->queue_steps;
     t->cached = f->flags & REPLY_PREFILLED ? f->cached : t->cached;
     t->engine_us += f->engine_us;
     t->run = f->run;

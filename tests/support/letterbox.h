@@ -26,7 +26,8 @@ typedef struct told { // of one request
     char id[ID_UUID_TEXT];
     uint64_t run;
     int n_claims, n_holds, n_refused, n_prefilled, queue_ms;
-    int cached; // as said with PREFILLED
+    int n_begun, queue_steps; // as said with BEGUN
+    int cached;               // as said with PREFILLED
     int64_t engine_us;
     told_choice choices[JOB_CHOICES];
 } told;

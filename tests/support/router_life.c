@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 static const int32_t prompt[] = {1, 2, 3, 4, 5};
-static const int all_lanes[N_LANES] = {4, 4, 4, 1};
+static const queue_room one = {.max = 1, .lanes = {4, 4, 4, 1}};
 
 int32_t life_token(int choice, int position) { return 1000 * (choice + 1) + position; }
 
@@ -277,10 +277,11 @@ bool life_claim(life_worker *w, int ms) {
     int64_t until = clock_mono_ms() + ms;
     buf sealed = {0};
     err e = {0};
-    for (int n = 0, thrown, found; clock_mono_ms() < until; clock_sleep_ms(5)) {
-        if (queue_claim(w->r, LIFE_TIER, 1, all_lanes, NULL, 0, &w->claimed, &n, &thrown, &e))
+    queue_claims got = {.entries = &w->claimed};
+    for (int found; clock_mono_ms() < until; clock_sleep_ms(5)) {
+        if (queue_claim(w->r, LIFE_TIER, &one, NULL, 0, &got, &e))
             break;
-        if (!n)
+        if (!got.n)
             continue;
         w->run = id_random_u64();
         arena_clear(&w->a);

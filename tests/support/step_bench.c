@@ -1,5 +1,6 @@
 // See step_bench.h. Owns the model that all benches of a program share.
 #include "tests/support/step_bench.h"
+#include "base/clock.h"
 #include "tests/support/servers.h"
 #include "tests/support/tiny_model.h"
 #include <setjmp.h>
@@ -47,7 +48,7 @@ void bench_open_model(bench *b, const model *m, int slots, int step_tokens, int 
     static uint64_t gateway = 100;
     static size_t position_bytes;
     err e = {0};
-    *b = (bench){.last = &b->runs};
+    *b = (bench){.last = &b->runs, .lane = LANE_INTERACTIVE};
     if (!position_bytes) {
         open_engine(b, m, 1, 1, 4 << 20);
         position_bytes = (4 << 20) / (size_t)engine_kv_tokens_free(b->g);
@@ -81,11 +82,11 @@ void bench_close(bench *b) {
 
 run *bench_add(bench *b, job *j) {
     j->gateway = b->m.gateway;
-
-    static const queue_claimed claimed = {.lane = LANE_INTERACTIVE, .weight = 1};
+    queue_claimed claimed = {.lane = b->lane, .weight = 1};
     arena a; // the job's arrays are the test's
     arena_init(&a);
     run *r = run_new(&a, j, ++b->n_runs, &claimed, b->s.m, b->salt);
+    r->arrived_us = clock_mono_us();
     *b->last = r;
     b->last = &r->next;
     told *t = letterbox_find(&b->m, j->id);

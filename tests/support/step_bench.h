@@ -17,6 +17,7 @@ typedef struct bench {
     run *runs, **last;
     uint64_t n_runs;
     uint8_t salt[ENGINE_SALT_BYTES]; // of the jobs that are added
+    lane lane;                       // the same
     int charged, n_preempted, most_used;
 } bench;
 

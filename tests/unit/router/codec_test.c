@@ -222,7 +222,7 @@ static reply_frame frames[] = {
      .choice = 7,
      .attempt = 3,
      .run = 5,
-     .flags = REPLY_PREFILLED | REPLY_LAST,
+     .flags = REPLY_PREFILLED | REPLY_LAST | REPLY_BEGUN,
      .from = 100,
      .tokens = tokens,
      .n_tokens = 2,
@@ -230,6 +230,8 @@ static reply_frame frames[] = {
      .n_text = 7,
      .finish = FINISH_LENGTH,
      .cached = 64,
+     .queue_ms = 18,
+     .queue_steps = 2,
      .engine_us = 1234},
     {.id = ID, .attempt = 1, .run = 1, .tokens = plain_tokens, .n_tokens = 2},
 };
@@ -240,7 +242,7 @@ static void assert_same_frame(const reply_frame *a, const reply_frame *b) {
     assert_true(a->choice == b->choice && a->attempt == b->attempt && a->run == b->run);
     assert_true(a->flags == b->flags && a->from == b->from && a->finish == b->finish);
     assert_true(a->cached == b->cached && a->queue_ms == b->queue_ms &&
-                a->engine_us == b->engine_us);
+                a->queue_steps == b->queue_steps && a->engine_us == b->engine_us);
     assert_int_equal(a->n_text, b->n_text);
     if (a->n_text)
         assert_memory_equal(a->text, b->text, a->n_text);

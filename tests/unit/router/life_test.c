@@ -330,10 +330,10 @@ static void a_client_that_goes_away_while_it_waits_leaves_the_queue(void **state
     assert_true(life_wait_rows(&f, 1, 3000));
     assert_int_equal(life_number(&f, "SELECT prompt_tokens + completion_tokens FROM usage"), 0);
     queue_claimed got;
-    static const int room[N_LANES] = {1, 1, 1, 1};
-    int n = 0, thrown = 0;
-    assert_int_equal(queue_claim(f.redis, LIFE_TIER, 1, room, NULL, 0, &got, &n, &thrown, NULL), 0);
-    assert_int_equal(n, 0);
+    queue_claims claims = {.entries = &got};
+    static const queue_room one = {.max = 1, .lanes = {1, 1, 1, 1}};
+    assert_int_equal(queue_claim(f.redis, LIFE_TIER, &one, NULL, 0, &claims, NULL), 0);
+    assert_int_equal(claims.n, 0);
     life_close(&f);
 }
 

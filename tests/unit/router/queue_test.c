@@ -80,11 +80,14 @@ static void enqueue_new(int tenant, int id, lane l, int cost) {
 }
 
 static int claim_with(int max, const int room[N_LANES], queue_claimed *out, int *thrown) {
-    int n = 0, t = 0;
+    queue_claims got = {.entries = out};
+    queue_room asked = {.max = max};
     err e = {0};
-    assert_int_equal(queue_claim(r, TIER, max, room, NULL, 0, out, &n, thrown ? thrown : &t, &e),
-                     0);
-    return n;
+    memcpy(asked.lanes, room, sizeof asked.lanes);
+    assert_int_equal(queue_claim(r, TIER, &asked, NULL, 0, &got, &e), 0);
+    if (thrown)
+        *thrown = got.thrown;
+    return got.n;
 }
 
 static bool is_tenant(const queue_claimed *c, int tenant) {
@@ -97,16 +100,21 @@ static bool is_id(const queue_claimed *c, int id) {
     return strcmp(c->id, id_of(text, id)) == 0;
 }
 
+static void start_afresh(void) {
+    redis_reply_box *box = NULL;
+    err e = {0};
+    redis_call(r, 1, (const char *const[]){"FLUSHALL"}, NULL, &box, &e);
+    redis_reply_free(box);
+    assert_int_equal(queue_prepare(r, &e), 0);
+}
+
 static int setup(void **state) {
     (void)state;
     err e = {0};
     if (!test_has_redis())
         return 0;
     assert_int_equal(redis_connect(test_redis()->address, 2000, &r, &e), 0);
-    redis_reply_box *box = NULL;
-    redis_call(r, 1, (const char *const[]){"FLUSHALL"}, NULL, &box, &e);
-    redis_reply_free(box);
-    assert_int_equal(queue_prepare(r, &e), 0);
+    start_afresh();
     return 0;
 }
 
@@ -179,14 +187,15 @@ static void output_is_charged_with_the_next_claim(void **state) {
     (void)state;
     queue_claimed got[1];
     char tenant[ID_UUID_TEXT];
-    int n = 0, thrown = 0, of_two = 0;
+    int of_two = 0;
+    queue_claims none = {0};
     err e = {0};
     for (int i = 0; i < 50; i++) {
         enqueue_new(1, i, LANE_INTERACTIVE, 10);
         enqueue_new(2, 1000 + i, LANE_INTERACTIVE, 10);
     }
-    queue_charge charge = {LANE_INTERACTIVE, tenant_of(tenant, 1), 200};
-    assert_int_equal(queue_claim(r, TIER, 0, all_lanes, &charge, 1, NULL, &n, &thrown, &e), 0);
+    queue_charge charge = {LANE_INTERACTIVE, tenant_of(tenant, 1), 200, 0};
+    assert_int_equal(queue_claim(r, TIER, &(queue_room){0}, &charge, 1, &none, &e), 0);
     for (int i = 0; i < 21; i++) {
         claim_with(1, all_lanes, got, NULL);
         of_two += is_tenant(&got[0], 2);
@@ -278,6 +287,254 @@ static void room_of_a_lane_is_respected(void **state) {
         enqueue_new(1, i, LANE_BATCH, 1);
     static const int little[N_LANES] = {4, 4, 2, 0};
     assert_int_equal(claim_with(8, little, got, NULL), 2);
+}
+
+// ---- a full worker
+
+typedef struct held { // what a worker has, as its claims say
+    queue_charge of[32];
+    char tenants[32][ID_UUID_TEXT];
+    int n;
+} held;
+
+static queue_charge *hold_seats(held *h, lane l, int tenant, int seats) {
+    queue_charge *c = &h->of[h->n];
+    *c = (queue_charge){.lane = l, .tenant = tenant_of(h->tenants[h->n], tenant), .seats = seats};
+    h->n++;
+    return c;
+}
+
+static queue_claims claim_full(int more, int last, const held *h, queue_claimed *out) {
+    queue_claims got = {.entries = out};
+    queue_room asked = {.more = more, .lanes = {[LANE_LAST] = last}};
+    err e = {0};
+    assert_int_equal(queue_claim(r, TIER, &asked, h->of, h->n, &got, &e), 0);
+    return got;
+}
+
+static void a_full_worker_takes_a_visitor_and_nothing_of_the_flood(void **state) {
+    (void)state;
+    queue_claimed got[SLOTS];
+    held h = {0}, shared = {0};
+    for (int i = 0; i < 10000; i++)
+        enqueue_new(1, i, LANE_INTERACTIVE, 100);
+    hold_seats(&h, LANE_INTERACTIVE, 1, SLOTS);
+    assert_int_equal(claim_full(SLOTS - 1, 1, &h, got).n, 0);
+    for (int visit = 0; visit < 20; visit++) {
+        enqueue_new(0, 10000 + visit, LANE_INTERACTIVE, 200); // its name comes first
+        enqueue_new(2, 20000 + visit, LANE_INTERACTIVE, 200); // and last
+        h.of[0].amount = 300;                                 // what the flood got meanwhile
+        queue_claims c = claim_full(SLOTS - 1, 1, &h, got);
+        assert_int_equal(c.n, 2);
+        assert_true(!is_tenant(&got[0], 1) && !is_tenant(&got[1], 1));
+        assert_int_equal(c.tenants, 1);
+    }
+    enqueue_new(2, 30000, LANE_INTERACTIVE, 200); // has its share already
+    hold_seats(&shared, LANE_INTERACTIVE, 1, SLOTS / 2);
+    hold_seats(&shared, LANE_INTERACTIVE, 2, SLOTS / 2 - 1);
+    assert_int_equal(claim_full(SLOTS - 2, 1, &shared, got).n, 0);
+    shared.of[1].seats = SLOTS / 2 - 2;
+    assert_int_equal(claim_full(SLOTS - 3, 1, &shared, got).n, 1);
+}
+
+static void visitors_that_come_at_once_get_a_place_each_while_there_are_any(void **state) {
+    (void)state;
+    queue_claimed got[2 * SLOTS];
+    held h = {0}, full = {0};
+    for (int i = 0; i < 100; i++)
+        enqueue_new(1, i, LANE_INTERACTIVE, 100);
+    for (int i = 0; i < 60; i++)
+        enqueue_new(2 + i % 20, 1000 + i, LANE_INTERACTIVE, 100);
+    hold_seats(&h, LANE_INTERACTIVE, 1, SLOTS);
+    assert_int_equal(claim_full(4, 1, &h, got).n, 4); // no more than it asked for
+    h.of[0].seats = SLOTS - 4;
+    for (int i = 0; i < 4; i++) {
+        assert_false(is_tenant(&got[i], 1));
+        hold_seats(&h, LANE_INTERACTIVE, (int)strtol(got[i].tenant + 24, NULL, 16), 1);
+    }
+    assert_int_equal(claim_full(2 * SLOTS, 1, &h, got).n, SLOTS - 5);
+    for (int i = 0; i < SLOTS; i++)
+        hold_seats(&full, LANE_INTERACTIVE, 1 + i, 1);
+    assert_int_equal(claim_full(SLOTS, 1, &full, got).n, 0); // nobody has one to spare
+}
+
+static void one_that_had_its_share_waits_until_the_others_had_it(void **state) {
+    (void)state;
+    queue_claimed got[SLOTS];
+    held h = {0};
+    for (int i = 0; i < 100; i++)
+        enqueue_new(1, i, LANE_INTERACTIVE, 100);
+    enqueue_new(2, 1000, LANE_INTERACTIVE, 5000); // a long prompt
+    enqueue_new(2, 1001, LANE_INTERACTIVE, 100);
+    hold_seats(&h, LANE_INTERACTIVE, 1, SLOTS);
+    queue_claims c = claim_full(SLOTS - 1, 1, &h, got);
+    assert_int_equal(c.n, 1);
+    assert_int_equal(c.tenants, 2);
+    h.of[0].amount = 4900;
+    assert_int_equal(claim_full(SLOTS - 1, 1, &h, got).n, 0);
+    h.of[0].amount = 200;
+    assert_int_equal(claim_full(SLOTS - 1, 1, &h, got).n, 1);
+    assert_true(is_id(&got[0], 1001));
+}
+
+static void a_lane_takes_no_place_of_a_lane_above_it(void **state) {
+    (void)state;
+    static const struct {
+        lane of, to;
+        int n;
+    } cases[] = {{LANE_INTERACTIVE, LANE_COMPLETION, 1}, {LANE_INTERACTIVE, LANE_BATCH, 0},
+                 {LANE_COMPLETION, LANE_INTERACTIVE, 0}, {LANE_COMPLETION, LANE_COMPLETION, 1},
+                 {LANE_BATCH, LANE_INTERACTIVE, 1},      {LANE_BATCH, LANE_BATCH, 1},
+                 {LANE_INTERACTIVE, LANE_LAST, 1},       {LANE_COMPLETION, LANE_LAST, 0}};
+    queue_claimed got[SLOTS];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        held h = {0};
+        hold_seats(&h, cases[i].of, 1, SLOTS);
+        enqueue_new(2, (int)i, cases[i].to, 100);
+        assert_int_equal(claim_full(1, 0, &h, got).n, cases[i].to == LANE_LAST ? 0 : cases[i].n);
+        assert_int_equal(claim_full(1, 1, &h, got).n, cases[i].to == LANE_LAST ? cases[i].n : 0);
+        claim_with(1, all_lanes, got, NULL); // leaves nothing for the next case
+    }
+}
+
+static void a_tenants_own_flood_does_not_hide_its_completions(void **state) {
+    (void)state;
+    queue_claimed got[SLOTS];
+    held h = {0};
+    hold_seats(&h, LANE_INTERACTIVE, 1, SLOTS);
+    enqueue_new(1, 1, LANE_COMPLETION, 100);
+    assert_int_equal(claim_full(1, 1, &h, got).n, 1);
+}
+
+static void a_visitor_of_a_lower_lane_gets_its_turn_however_many_go_above_it(void **state) {
+    (void)state;
+    queue_claimed got[SLOTS];
+    held h = {0};
+    int before = 0;
+    hold_seats(&h, LANE_COMPLETION, 1, SLOTS);
+    for (int i = 0; i < 100; i++)
+        enqueue_new(1, i, LANE_COMPLETION, 100);
+    enqueue_new(2, 1000, LANE_INTERACTIVE, 100);
+    for (int i = 0; i < 8; i++) { // all of them take places of the first one
+        enqueue_new(3 + i, 2000 + i, LANE_COMPLETION, 100);
+        assert_int_equal(claim_full(1, 1, &h, got).n, 1);
+        assert_int_equal(got[0].lane, LANE_COMPLETION);
+    }
+    while (claim_with(1, all_lanes, got, NULL) && got[0].lane != LANE_INTERACTIVE)
+        before++;
+    assert_int_equal(before, 0); // one for eight
+}
+
+static void a_full_worker_throws_expired_entries_away(void **state) {
+    (void)state;
+    queue_claimed got[SLOTS];
+    held h = {0};
+    int64_t n[N_LANES];
+    err e = {0};
+    hold_seats(&h, LANE_INTERACTIVE, 1, SLOTS);
+    enqueue_new(1, 1, LANE_INTERACTIVE, 10);
+    for (int i = 0; i < 4; i++) {
+        entry x;
+        make_entry(&x, 2 + i % 2, 10 + i, LANE_INTERACTIVE, 10);
+        x.place.allow_ms = i < 2 ? 10 : 60000;
+        enqueue(&x.place);
+    }
+    clock_sleep_ms(30);
+    queue_claims c = claim_full(SLOTS - 1, 1, &h, got);
+    assert_true(c.n == 2 && c.thrown == 2);
+    assert_int_equal(queue_depth(r, TIER, n, &e), 0);
+    assert_int_equal(n[LANE_INTERACTIVE], 1);
+}
+
+// ---- a worker in small: places, and what waits because it gave its place up
+
+typedef struct seat {
+    int tenant, left; // tokens to make; 0: free
+} seat;
+
+typedef struct toy {
+    seat seats[SLOTS], evicted[64];
+    int n_evicted;
+    double weight[3], served[3], uncharged[3]; // by tenant
+} toy;
+
+static int count_seats(const toy *w, int tenant) { // 0: free ones
+    int n = 0;
+    for (int i = 0; i < SLOTS; i++)
+        n += (w->seats[i].left ? w->seats[i].tenant : 0) == tenant;
+    return n;
+}
+
+static void toy_begin(toy *w, seat s) {
+    int most = count_seats(w, 1) > count_seats(w, 2) ? 1 : 2, at = -1;
+    bool is_full = count_seats(w, 0) == 0;
+    for (int i = 0; i < SLOTS; i++)
+        if (is_full ? w->seats[i].tenant == most : w->seats[i].left == 0)
+            at = i;
+    if (is_full) {
+        assert_true(count_seats(w, most) >= count_seats(w, s.tenant) + 2);
+        w->evicted[w->n_evicted++] = w->seats[at];
+    }
+    w->seats[at] = s;
+}
+
+static void toy_claim(toy *w, const int cost[3], const int makes[3]) {
+    queue_claimed got[2 * SLOTS];
+    queue_claims claims = {.entries = got};
+    queue_room asked = {.lanes = {0, SLOTS, 0, 0}};
+    held h = {0};
+    err e = {0};
+    while (w->n_evicted && count_seats(w, 0))
+        toy_begin(w, w->evicted[--w->n_evicted]);
+    for (int t = 1; t <= 2; t++) {
+        int n = count_seats(w, t);
+        hold_seats(&h, LANE_INTERACTIVE, t, n)->amount = w->uncharged[t];
+        asked.more += n > 1 ? n - 1 : 0;
+        w->uncharged[t] = 0;
+    }
+    asked.max = count_seats(w, 0);
+    assert_int_equal(queue_claim(r, TIER, &asked, h.of, h.n, &claims, &e), 0);
+    for (int i = 0; i < claims.n; i++) {
+        int t = is_tenant(&got[i], 2) ? 2 : 1;
+        w->served[t] += cost[t] / w->weight[t];
+        toy_begin(w, (seat){t, makes[t]});
+    }
+}
+
+static void toy_step(toy *w) {
+    for (int i = 0; i < SLOTS; i++)
+        if (w->seats[i].left) {
+            int t = w->seats[i].tenant;
+            w->seats[i].left--;
+            w->served[t] += 1 / w->weight[t];
+            w->uncharged[t] += 1 / w->weight[t];
+        }
+}
+
+// The bound of the service's difference holds whoever takes places of whom: one makes few long
+// prompts, the other many short ones of more weight.
+static void places_that_change_hands_leave_service_in_proportion(void **state) {
+    (void)state;
+    static const int cost[3] = {0, 400, 20}, makes[3] = {0, 3, 40};
+    static const double weights[] = {1, 4};
+    for (int k = 0; k < 2; k++) {
+        toy w = {.weight = {0, 1, weights[k]}};
+        start_afresh();
+        for (int i = 0; i < 3000; i++)
+            for (int t = 1; t <= 2; t++) {
+                entry x;
+                make_entry(&x, t, 3000 * t + i, LANE_INTERACTIVE, cost[t]);
+                x.place.weight = w.weight[t];
+                enqueue(&x.place);
+            }
+        for (int i = 0; i < 1500; i++) {
+            toy_claim(&w, cost, makes);
+            toy_step(&w);
+            double ahead = w.served[1] - w.served[2];
+            assert_true((ahead > 0 ? ahead : -ahead) <= 2 * SLOTS * 40);
+        }
+        assert_true(w.served[1] > 2000);
+    }
 }
 
 // ---- entries that do not run
@@ -419,7 +676,7 @@ static void counts_never_drift_from_the_sets(void **state) {
     for (int i = 0; i < 200; i++) // one lane-l entry a claim
         claim_with(4, all_lanes, got, NULL);
     command c = {0};
-    command_words(&c, 4, (const char *const[]){"FCALL", "tq1_look", "1", "tg:{" TIER "}:"});
+    command_words(&c, 4, (const char *const[]){"FCALL", "tq2_look", "1", "tg:{" TIER "}:"});
     command_int(&c, 100);
     redis_reply_box *box = send_command(&c);
     assert_int_equal(redis_value_len(redis_reply_value(box)), 0);
@@ -433,9 +690,9 @@ static void counts_never_drift_from_the_sets(void **state) {
 
 // ---- bell, reply stream, names, loss of the library
 
-static void the_bell_rings_only_while_somebody_is_hungry(void **state) {
+static void the_bell_rings_for_the_hungry_and_when_a_tenant_starts_to_wait(void **state) {
     (void)state;
-    queue_claimed got[1];
+    queue_claimed got[2];
     redis *ear = NULL;
     redis_reply_box *box = NULL;
     err e = {0};
@@ -445,14 +702,22 @@ static void the_bell_rings_only_while_somebody_is_hungry(void **state) {
     assert_int_equal(redis_call(ear, 2, (const char *const[]){"SUBSCRIBE", bell}, NULL, &box, &e),
                      0);
     redis_reply_free(box);
-    enqueue_new(1, 1, LANE_INTERACTIVE, 1); // nobody is hungry
+    enqueue_new(1, 1, LANE_INTERACTIVE, 1); // rings: a tenant starts to wait
+    enqueue_new(1, 2, LANE_INTERACTIVE, 1); // nobody is hungry
+    claim_with(2, all_lanes, got, NULL);
+    enqueue_new(1, 3, LANE_BATCH, 1); // rings
+    enqueue_new(1, 4, LANE_BATCH, 1);
     claim_with(1, all_lanes, got, NULL);
-    claim_with(1, all_lanes, got, NULL); // finds nothing
-    enqueue_new(1, 2, LANE_INTERACTIVE, 1);
-    assert_int_equal(redis_get_reply(ear, &box, &e), 0);
-    assert_true(redis_value_is(redis_value_at(redis_reply_value(box), 2), "i"));
-    redis_reply_free(box);
-    assert_int_equal(redis_get_reply(ear, &box, &e), -1); // one ring, then silence
+    enqueue_new(1, 5, LANE_BATCH, 1);
+    static const int no_batch[N_LANES] = {1, 1, 0, 0};
+    claim_with(1, no_batch, got, NULL); // finds nothing
+    enqueue_new(1, 6, LANE_BATCH, 1);   // rings
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(redis_get_reply(ear, &box, &e), 0);
+        assert_true(redis_value_is(redis_value_at(redis_reply_value(box), 2), i ? "b" : "i"));
+        redis_reply_free(box);
+    }
+    assert_int_equal(redis_get_reply(ear, &box, &e), -1); // then silence
     redis_close(ear);
 }
 
@@ -534,6 +799,14 @@ int main(void) {
         WITH_REDIS(a_visitor_beside_a_flood_of_ten_thousand_is_passed_over_once_at_most),
         WITH_REDIS(a_worker_gets_one_last_attempt_and_it_goes_first),
         WITH_REDIS(room_of_a_lane_is_respected),
+        WITH_REDIS(a_full_worker_takes_a_visitor_and_nothing_of_the_flood),
+        WITH_REDIS(visitors_that_come_at_once_get_a_place_each_while_there_are_any),
+        WITH_REDIS(one_that_had_its_share_waits_until_the_others_had_it),
+        WITH_REDIS(a_lane_takes_no_place_of_a_lane_above_it),
+        WITH_REDIS(a_tenants_own_flood_does_not_hide_its_completions),
+        WITH_REDIS(a_visitor_of_a_lower_lane_gets_its_turn_however_many_go_above_it),
+        WITH_REDIS(a_full_worker_throws_expired_entries_away),
+        WITH_REDIS(places_that_change_hands_leave_service_in_proportion),
         WITH_REDIS(expired_entries_are_thrown_away),
         WITH_REDIS(a_full_tenant_is_refused_alone_and_told_when_to_come_back),
         WITH_REDIS(a_refused_entry_leaves_no_payload_behind),
@@ -541,7 +814,7 @@ int main(void) {
         WITH_REDIS(a_later_attempt_replaces_the_entry_and_keeps_its_place),
         WITH_REDIS(a_payload_is_taken_once),
         WITH_REDIS(counts_never_drift_from_the_sets),
-        WITH_REDIS(the_bell_rings_only_while_somebody_is_hungry),
+        WITH_REDIS(the_bell_rings_for_the_hungry_and_when_a_tenant_starts_to_wait),
         WITH_REDIS(a_reply_to_a_gateway_without_lease_says_so),
         WITH_REDIS(a_cancel_message_is_read_as_it_was_written),
         WITH_REDIS(a_claim_loads_the_library_again_when_redis_lost_it),

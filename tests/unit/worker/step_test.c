@@ -196,6 +196,218 @@ static void choices_that_lose_their_places_change_no_token(void **state) {
     bench_close(&b);
 }
 
+// ---- a flood and visitors
+
+static job visitor_job(const bench *b, int number, char tenant, int n_prompt, int max_tokens) {
+    job j = bench_job(&b->m, number, number, n_prompt, max_tokens);
+    j.tenant[ID_UUID_TEXT - 2] = tenant; // the others are of tenant a
+    return j;
+}
+
+static void flood(bench *b, job *jobs, run **runs, int n, int n_prompt, int max_tokens) {
+    for (int i = 0; i < n; i++) {
+        jobs[i] = bench_job(&b->m, i + 1, i, n_prompt, max_tokens);
+        runs[i] = bench_add(b, &jobs[i]);
+    }
+}
+
+static void assert_all_as_alone(bench *b, job *jobs, int n) {
+    bench one;
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(bench_told(b, &jobs[i])->n_begun, 1);
+        bench_alone(&one, &jobs[i]);
+        bench_same(bench_told(b, &jobs[i]), bench_told(&one, &jobs[i]), 1);
+        bench_close(&one);
+    }
+}
+
+static void a_visitor_begins_at_the_next_step_although_all_places_are_taken(void **state) {
+    (void)state;
+    bench b;
+    job j[7];
+    run *r[7];
+    int used;
+    bench_open(&b, 4, 64, BENCH_ROOMY);
+    flood(&b, j, r, 6, 10, 40); // two of them wait
+    for (int i = 0; i < 5; i++)
+        bench_step(&b);
+    j[6] = visitor_job(&b, 7, 'b', 20, 10);
+    r[6] = bench_add(&b, &j[6]);
+    bench_step(&b);
+    assert_int_equal(bench_seats(&b, &used), 1 | 2 | 4 | 64); // the youngest of the flood gave way
+    assert_int_equal(b.s.n_evicted, 1);
+    for (int i = 0; i < 5; i++)
+        bench_step(&b);
+    assert_int_equal(b.s.n_evicted, 1); // and does not take it back
+    bench_run(&b);
+    assert_int_equal(bench_told(&b, &j[6])->queue_steps, 0);
+    assert_true(bench_told(&b, &j[4])->queue_steps > 10);
+    assert_all_as_alone(&b, j, 7);
+    bench_close(&b);
+}
+
+static void free_places_go_to_the_tenants_that_have_the_fewest(void **state) {
+    (void)state;
+    bench b;
+    job j[5];
+    run *r[5];
+    int used;
+    bench_open(&b, 3, 64, BENCH_ROOMY);
+    flood(&b, j, r, 3, 10, 5);
+    for (int i = 3; i < 5; i++) {
+        j[i] = visitor_job(&b, i + 1, 'b', 10, 5);
+        r[i] = bench_add(&b, &j[i]);
+    }
+    bench_step(&b);
+    assert_int_equal(bench_seats(&b, &used), 1 | 2 | 8);
+    bench_run(&b);
+    assert_int_equal(b.s.n_evicted, 0);
+    bench_close(&b);
+}
+
+static void visitors_at_once_share_the_places_and_the_oldest_keeps_its_own(void **state) {
+    (void)state;
+    bench b;
+    job j[15];
+    run *r[15];
+    bench_open(&b, 4, 64, BENCH_ROOMY);
+    flood(&b, j, r, 4, 10, 60);
+    bench_step(&b);
+    for (int i = 4; i < 15; i++) {
+        j[i] = visitor_job(&b, i + 1, (char)('0' + i % 10), 8, 6);
+        r[i] = bench_add(&b, &j[i]);
+    }
+    bench_step(&b);
+    for (int i = 4; i < 7; i++)
+        assert_non_null(r[i]->choices[0].seq);
+    while (!r[0]->choices[0].done) {
+        assert_non_null(r[0]->choices[0].seq);
+        bench_step(&b);
+    }
+    bench_run(&b);
+    for (int i = 4; i < 15; i++) // four places, one of them the flood's: rounds of three
+        assert_in_range(bench_told(&b, &j[i])->queue_steps, (i - 4) / 3 * 6, (i - 4) / 3 * 8);
+    assert_all_as_alone(&b, j, 15);
+    bench_close(&b);
+}
+
+static void a_flood_is_served_beside_visitors_that_never_end(void **state) {
+    (void)state;
+    bench b;
+    job j[4], k = {0};
+    run *r[4], *visitor = NULL;
+    int n = 0;
+    bench_open(&b, 2, 64, BENCH_ROOMY);
+    flood(&b, j, r, 4, 10, 30);
+    while (!r[0]->choices[0].done || !r[1]->choices[0].done || !r[2]->choices[0].done) {
+        if (n < 11 && (!visitor || !visitor->n_live)) {
+            k = visitor_job(&b, 5 + n++, 'b', 8, 10);
+            visitor = bench_add(&b, &k);
+        }
+        assert_in_range(b.s.n_steps, 0, 400);
+        bench_step(&b);
+    }
+    assert_in_range(n, 5, 11);
+    bench_run(&b);
+    assert_all_as_alone(&b, j, 4);
+    bench_close(&b);
+}
+
+static void a_visitor_gets_kv_of_the_flood(void **state) {
+    (void)state;
+    bench b;
+    job j[5];
+    run *r[5];
+    bench_open(&b, 8, 64, 256); // 16 pages
+    flood(&b, j, r, 4, 20, 60); // each wants five in the end
+    for (int i = 0; i < 30; i++)
+        bench_step(&b);
+    j[4] = visitor_job(&b, 5, 'b', 70, 60);
+    r[4] = bench_add(&b, &j[4]);
+    bench_step(&b);
+    assert_non_null(r[4]->choices[0].seq);
+    assert_non_null(r[0]->choices[0].seq);
+    while (!r[4]->choices[0].done) { // whatever the others want, they have more places
+        assert_non_null(r[4]->choices[0].seq);
+        bench_step(&b);
+    }
+    bench_run(&b);
+    assert_all_as_alone(&b, j, 5);
+    bench_close(&b);
+}
+
+static void one_too_long_to_get_enough_kv_disturbs_nobody_and_comes_next(void **state) {
+    (void)state;
+    bench b;
+    job j[6];
+    run *r[6];
+    bench_open(&b, 8, 128, 160); // 10 pages
+    flood(&b, j, r, 2, 20, 30);  // three or four each
+    bench_step(&b);
+    j[2] = visitor_job(&b, 3, 'b', 100, 5);
+    j[3] = visitor_job(&b, 4, 'c', 5, 5);
+    for (int i = 2; i < 4; i++)
+        r[i] = bench_add(&b, &j[i]);
+    while (!r[2]->choices[0].seq) {
+        assert_int_equal(b.s.n_evicted, 0);
+        assert_null(r[3]->choices[0].seq);
+        bench_step(&b);
+        assert_true(r[2]->choices[0].seq || b.s.short_seats == 0);
+    }
+    assert_int_equal(b.s.short_seats, r[3]->choices[0].seq ? -1 : 0);
+    bench_run(&b);
+    assert_all_as_alone(&b, j, 4);
+    bench_close(&b);
+}
+
+static void a_lane_gives_way_to_its_own_and_to_those_above(void **state) {
+    (void)state;
+    static const struct {
+        lane flood, visitor;
+        bool gives;
+    } cases[] = {{LANE_INTERACTIVE, LANE_BATCH, false}, {LANE_COMPLETION, LANE_INTERACTIVE, false},
+                 {LANE_BATCH, LANE_BATCH, true},        {LANE_BATCH, LANE_COMPLETION, true},
+                 {LANE_INTERACTIVE, LANE_LAST, true},   {LANE_LAST, LANE_BATCH, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bench b;
+        job j[5];
+        run *r[5];
+        bench_open(&b, 4, 64, BENCH_ROOMY);
+        b.lane = cases[i].flood;
+        flood(&b, j, r, 4, 10, 20);
+        bench_step(&b);
+        b.lane = cases[i].visitor;
+        j[4] = visitor_job(&b, 5, i % 2 ? 'a' : 'b', 8, 5); // another lane of a tenant is another
+        r[4] = bench_add(&b, &j[4]);
+        bool is_other = i % 2 == 0 || cases[i].flood != cases[i].visitor;
+        bench_step(&b);
+        assert_int_equal(r[4]->choices[0].seq != NULL, cases[i].gives && is_other);
+        bench_run(&b);
+        bench_close(&b);
+    }
+}
+
+static void tenants_share_what_a_step_feeds_of_prompts(void **state) {
+    (void)state;
+    bench b;
+    job j[6];
+    run *r[6];
+    bench_open(&b, 6, 30, BENCH_ROOMY);
+    flood(&b, j, r, 4, 60, 5);
+    bench_step(&b);
+    j[4] = visitor_job(&b, 5, 'b', 60, 5);
+    j[5] = visitor_job(&b, 6, 'c', 4, 5);
+    for (int i = 4; i < 6; i++)
+        r[i] = bench_add(&b, &j[i]);
+    bench_step(&b);
+    assert_int_equal(r[0]->choices[0].fed, 30 + 10 + 6); // and what the visitor c has left over
+    assert_int_equal(r[4]->choices[0].fed, 10);
+    assert_int_equal(r[5]->choices[0].fed, 4);
+    bench_run(&b);
+    assert_all_as_alone(&b, j, 6);
+    bench_close(&b);
+}
+
 // ---- continuation
 
 static void penalise(job *j) {
@@ -473,6 +685,14 @@ int main(void) {
         cmocka_unit_test(a_choice_that_comes_when_the_first_one_is_far_starts_from_the_prompt),
         cmocka_unit_test(a_full_kv_cache_takes_places_back_and_changes_no_token),
         cmocka_unit_test(choices_that_lose_their_places_change_no_token),
+        cmocka_unit_test(a_visitor_begins_at_the_next_step_although_all_places_are_taken),
+        cmocka_unit_test(free_places_go_to_the_tenants_that_have_the_fewest),
+        cmocka_unit_test(visitors_at_once_share_the_places_and_the_oldest_keeps_its_own),
+        cmocka_unit_test(a_flood_is_served_beside_visitors_that_never_end),
+        cmocka_unit_test(a_visitor_gets_kv_of_the_flood),
+        cmocka_unit_test(one_too_long_to_get_enough_kv_disturbs_nobody_and_comes_next),
+        cmocka_unit_test(a_lane_gives_way_to_its_own_and_to_those_above),
+        cmocka_unit_test(tenants_share_what_a_step_feeds_of_prompts),
         cmocka_unit_test(another_attempt_goes_on_where_the_gateway_was),
         cmocka_unit_test(a_choice_that_is_finished_is_not_made_again),
         cmocka_unit_test(an_end_token_ends_it_unless_ignored),
