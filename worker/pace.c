@@ -3,9 +3,7 @@
 
 #define WEIGHT 0.2 // of the newest pass
 
-static void blend(double *mean, double x) {
-    *mean = *mean > 0 ? *mean + WEIGHT * (x - *mean) : x;
-}
+static void blend(double *mean, double x) { *mean = *mean > 0 ? *mean + WEIGHT * (x - *mean) : x; }
 
 static int size_of(int n_decode) {
     int size = 0;

@@ -8,8 +8,8 @@
 #define PACE_LEAST 16 // prompt tokens of a pass: a prompt always goes on
 #define PACE_SIZES 8  // of company: 1, 2, 3-4, 5-8, ... 65 and more rows
 
-typedef struct pace { // starts as zeros but for percent
-    int percent;      // 0: prompts take what the pass has room for
+typedef struct pace {             // starts as zeros but for percent
+    int percent;                  // 0: prompts take what the pass has room for
     double decode_us[PACE_SIZES]; // a pass that only decodes, as of late; 0: not seen yet
     double prompt_us;             // what a prompt token adds, as of late
 } pace;
