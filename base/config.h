@@ -21,7 +21,7 @@ typedef struct config_listen { // host:port, port 0 lets the kernel choose
 // [model NAME]: one model this installation serves.
 typedef struct config_model {
     char name[64];          // the id clients see
-    char path[CONFIG_TEXT]; // GGUF
+    char path[CONFIG_TEXT]; // a GGUF file or a Hugging Face directory
     char tier[16];          // "7b", "14b", "72b"; the queue its jobs wait in
     char template_name[16]; // "" = what the file says
     int64_t max_context;    // tokens; 0 = the model's own

@@ -109,7 +109,7 @@ const config_row config_rows[] = {
      .help = "Connections per gateway."},
 
     {"model", "path", CONFIG_STRING, MODEL_FIELD(path), .least = 1, .value = "",
-     .help = "GGUF file of the model."},
+     .help = "GGUF file of the model, or a Hugging Face directory (docs/models.md)."},
     {"model", "tier", CONFIG_NAME, MODEL_FIELD(tier), .least = 1, .value = "",
      .help = "Tier that serves it, for example 7b, 14b or 72b: the queue its requests wait in."},
     {"model", "template", CONFIG_NAME, MODEL_FIELD(template_name), .value = "",

@@ -1,4 +1,5 @@
-// `tiergate model check FILE`: is this GGUF one that a worker would load? Reads no weights.
+// `tiergate model check FILE|DIRECTORY`: is this a model that a worker would load? Reads no
+// weights.
 #include <stdio.h>
 #include <string.h>
 #include "cli/commands.h"
@@ -12,12 +13,13 @@ int command_model(int argc, char **argv, err *e) {
     if (options_parse(NULL, 0, argc, argv, words, 2, &n_words, &help, e))
         return -1;
     if (help) {
-        puts("tiergate model check FILE.gguf: a summary and exit status 0, or one line that says "
+        puts("tiergate model check FILE.gguf|DIRECTORY: a summary and exit status 0, or one line "
+             "that says "
              "what is wrong");
         return 0;
     }
     if (n_words != 2 || strcmp(words[0], "check"))
-        return err_set(e, ERR_INVALID, "action", "say `tiergate model check FILE.gguf`");
+        return err_set(e, ERR_INVALID, "action", "say `tiergate model check FILE.gguf|DIRECTORY`");
     buf summary = {0};
     int rc = model_check(words[1], &summary, e);
     if (!rc)

@@ -44,13 +44,14 @@ int settings_set_model(settings *s, const char *text, int i, err *e) {
     static const char *const tiers[] = {"7b", "14b", "72b"};
     const char *equals = strchr(text, '=');
     if (!equals || equals == text || !equals[1])
-        return err_set(e, ERR_INVALID, "model", "--model takes NAME=FILE.gguf, not '%s'", text);
+        return err_set(e, ERR_INVALID, "model",
+                       "--model takes NAME=FILE.gguf or NAME=DIRECTORY, not '%s'", text);
     if (i >= (int)(sizeof tiers / sizeof *tiers))
         return err_set(e, ERR_INVALID, "model", "at most three --model; configure more in a file");
     char key[128], path[4096];
     snprintf(key, sizeof key, "model.%.*s.path", (int)(equals - text), text);
     if (!realpath(equals + 1, path))
-        return err_set(e, ERR_INVALID, "model", "no such model file: %s", equals + 1);
+        return err_set(e, ERR_INVALID, "model", "no such model file or directory: %s", equals + 1);
     settings_set(s, key, path);
     snprintf(key, sizeof key, "model.%.*s.tier", (int)(equals - text), text);
     settings_set(s, key, tiers[i]);

@@ -27,8 +27,8 @@ typedef struct settings {
 int settings_parse(const option_row *rows, int n_rows, int argc, char **argv, const char *usage,
                    err *e);
 void settings_set(settings *s, const char *key, const char *value);
-// "NAME=FILE.gguf": the i-th model of the command line; its tier is 7b, 14b, 72b in this order
-// unless --set says otherwise.
+// "NAME=FILE.gguf" or "NAME=DIRECTORY": the i-th model of the command line; its tier is 7b, 14b,
+// 72b in this order unless --set says otherwise.
 int settings_set_model(settings *s, const char *text, int i, err *e);
 int settings_load(settings *s, config *c,
                   err *e); // for tools and roles: finds a running installation

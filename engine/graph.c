@@ -94,13 +94,12 @@ static void matmul_rows(graph *g, const weight *w, const float *bias, const floa
     g->o->matmul(g->o, &a);
 }
 
-// GGUF stores Llama's q and k permuted, so that a pair lies side by side; Qwen's are as trained.
 static void write_kv(graph *g, int layer, const graph_batch *b) {
     const layer_weights *w = &g->w->layers[layer];
     rope_kv_args a = {.qkv = g->qkv,
                       .stride = g->qkv_width,
                       .n_heads = g->s->n_heads,
-                      .interleaved = g->s->arch == ARCH_LLAMA,
+                      .interleaved = g->s->rope_pairs,
                       .inv_freq = g->inv_freq,
                       .attn_scale = g->attn_scale,
                       .q_gain = w->q_norm,

@@ -7,6 +7,10 @@
 #   4. Small seeds in tests/fuzz/corpus/NAME/, committed. They are replayed by `make fuzz-smoke`,
 #      which `make check` runs. What a run finds goes there too, named after what was wrong.
 # A run writes its working corpus to build/fuzz/corpus/NAME and findings to build/fuzz/found/NAME-*.
+FUZZ_ROOM_safetensors := model
+FUZZ_FLAGS_safetensors := -max_len=4096
+FUZZ_ROOM_hf := model
+FUZZ_FLAGS_hf := -max_len=16384
 FUZZ_ROOM_gguf := model
 FUZZ_FLAGS_gguf := -max_len=32768
 

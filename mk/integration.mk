@@ -13,6 +13,12 @@ $(INTEGRATION)/node/node_modules/.installed: tests/package.json tests/package-lo
 	cd $(INTEGRATION)/node && npm ci --silent
 	@touch $@
 
+# A model as a Hugging Face directory.
+$(B)/tests/hf_directory: $(B)/obj/tests/support/hf_directory.o $(B)/lib/engine_tests.a $(ENGINE_LIBS)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
+
 # The catalogue of malformed models as files, for `tiergate model check`.
 $(B)/tests/malformed_files: $(B)/obj/tests/support/malformed_files.o $(B)/lib/support.a $(B)/lib/model.a $(B)/lib/base.a
 	@mkdir -p $(@D)
@@ -20,7 +26,7 @@ $(B)/tests/malformed_files: $(B)/obj/tests/support/malformed_files.o $(B)/lib/su
 	$(Q)$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
 
 .PHONY: integration
-integration: $(B)/tiergate $(B)/tests/malformed_files build/tests/chaos_proxy model-file ## SDKs and hostile clients against a real installation (PYTEST="-k stream" chooses)
+integration: $(B)/tiergate $(B)/tests/malformed_files $(B)/tests/hf_directory build/tests/chaos_proxy model-file ## SDKs and hostile clients against a real installation (PYTEST="-k stream" chooses)
 	-@$(MAKE) --no-print-directory $(INTEGRATION)/installed
 	-@$(MAKE) --no-print-directory $(INTEGRATION)/node/node_modules/.installed
 	@[ -f $(INTEGRATION)/installed ] || { echo "skip: openai-python cannot be installed here"; echo "0 passed, 0 failed, 1 skipped"; exit 0; }; \

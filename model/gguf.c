@@ -122,6 +122,8 @@ static int map_file(gguf *g, const char *path, err *e) {
 
 int gguf_unchanged(const gguf *g, err *e) {
     struct stat s;
+    if (g->origin)
+        return g->origin->unchanged(g->origin, e);
     if (g->fd < 0)
         return 0;
     if (fstat(g->fd, &s))
@@ -134,7 +136,16 @@ int gguf_unchanged(const gguf *g, err *e) {
     return 0;
 }
 
-int gguf_read(const gguf *g, const gguf_tensor *t, uint64_t at, void *to, size_t n, err *e) {
+size_t gguf_n_stored(const gguf *g) { return g->origin ? g->origin->n_stored : g->n_tensors; }
+
+uint64_t gguf_stored_bytes(const gguf *g, size_t i) {
+    return g->origin ? g->origin->stored_bytes(g->origin, i) : g->tensors[i].bytes;
+}
+
+int gguf_read(const gguf *g, size_t i, uint64_t at, void *to, size_t n, err *e) {
+    if (g->origin)
+        return g->origin->read_stored(g->origin, i, at, to, n, e);
+    const gguf_tensor *t = &g->tensors[i];
     const uint8_t *from = (const uint8_t *)t->data + at;
     if (g->fd < 0) {
         memcpy(to, from, n);
@@ -195,9 +206,32 @@ int gguf_open_memory(const void *p, size_t n, gguf **out, err *e) {
     return 0;
 }
 
+int gguf_open_parts(const void *p, size_t n, const gguf_tensor *tensors, size_t n_tensors,
+                    gguf_origin *o, gguf **out, err *e) {
+    gguf *g = gguf_new();
+    g->base = p;
+    g->n = n;
+    g->origin = o;
+    if (parse(g, e)) {
+        gguf_close(g);
+        return -1;
+    }
+    g->version = 0;
+    g->n_tensors = n_tensors;
+    g->tensors = arena_dup(&g->memory, tensors, n_tensors * sizeof *tensors);
+    if (gguf_order_tensors(g, e)) {
+        gguf_close(g);
+        return -1;
+    }
+    *out = g;
+    return 0;
+}
+
 void gguf_close(gguf *g) {
     if (!g)
         return;
+    if (g->origin)
+        g->origin->close(g->origin);
     if (g->fd >= 0) {
         if (g->base)
             munmap((void *)(uintptr_t)g->base, g->n);
@@ -208,7 +242,7 @@ void gguf_close(gguf *g) {
 }
 
 uint32_t gguf_version(const gguf *g) { return g->version; }
-uint64_t gguf_file_bytes(const gguf *g) { return g->n; }
+uint64_t gguf_file_bytes(const gguf *g) { return g->origin ? g->origin->file_bytes : g->n; }
 
 const void *gguf_head(const gguf *g, size_t *n) {
     *n = g->head_bytes;

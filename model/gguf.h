@@ -1,4 +1,5 @@
-// GGUF model files (version 2 and 3, little-endian), read through mmap. Every count, offset, size
+// GGUF model files (version 2 and 3, little-endian), read through mmap, and directories of Hugging
+// Face that are presented as such (model/hf.h). Every count, offset, size
 // and string is checked against the file before use, products are overflow-checked, tensors may not
 // overlap or leave the file, and caps bound every count. Read-only after open: any thread.
 //
@@ -42,7 +43,7 @@ typedef struct gguf_tensor {
     uint32_t type;    // ggml_type; weight_type in kernels/ops.h has the same numbers
     int n_dims;
     uint64_t dims[4]; // dims[0] is the contiguous one (n_in); unused ones are 1
-    const void *data; // in the mapping
+    const void *data; // in the mapping; any alignment
     uint64_t bytes;
 } gguf_tensor;
 
@@ -50,18 +51,22 @@ int gguf_open(const char *path, gguf **out,
               err *e); // ERR_IO or ERR_FORMAT: offset or key in a line
 // Borrowed bytes (tests, fuzzing); p outlives the result.
 int gguf_open_memory(const void *p, size_t n, gguf **out, err *e);
-void gguf_close(gguf *g); // NULL is fine
-uint32_t gguf_version(const gguf *g);
+void gguf_close(gguf *g);             // NULL is fine
+uint32_t gguf_version(const gguf *g); // 0: a directory
 size_t gguf_n_tensors(const gguf *g);
 const gguf_tensor *gguf_tensor_at(const gguf *g, size_t i);    // in file order; i < n_tensors
 const gguf_tensor *gguf_find(const gguf *g, const char *name); // NULL: none
-uint64_t gguf_file_bytes(const gguf *g);
+uint64_t gguf_file_bytes(const gguf *g); // of a directory: of all its safetensors files
 // Bytes of header, metadata and tensor table: what tells one revision of a file from another.
 const void *gguf_head(const gguf *g, size_t *n);
-// Copies n bytes of tensor t from `at` on; they lie inside it. For looking at a few pages: reads
-// the file, not the mapping, so that a file cut short meanwhile is ERR_IO and no SIGBUS.
-int gguf_read(const gguf *g, const gguf_tensor *t, uint64_t at, void *to, size_t n, err *e);
-// ERR_IO when the open file no longer has the size or modification time it was opened with.
+// What the files hold besides that head, part by part: the tensors; of a directory the files' heads
+// and their tensors as stored. gguf_read copies n bytes of part i from `at` on, which lie inside
+// it. For looking at a few pages: it reads the file, not the mapping, so that a file cut short
+// meanwhile is ERR_IO and no SIGBUS.
+size_t gguf_n_stored(const gguf *g);
+uint64_t gguf_stored_bytes(const gguf *g, size_t i);
+int gguf_read(const gguf *g, size_t i, uint64_t at, void *to, size_t n, err *e);
+// ERR_IO when an open file no longer has the size or modification time it was opened with.
 int gguf_unchanged(const gguf *g, err *e);
 const char *gguf_tensor_type_name(uint32_t type); // "Q4_K"; "?" when unknown
 

@@ -1,4 +1,4 @@
-// Shared by gguf.c, gguf_meta.c and gguf_tensors.c only: the open file and the parsing steps.
+// Shared by gguf*.c and hf*.c only: the open file and the parsing steps.
 #ifndef MODEL_GGUF_INTERNAL_H
 #define MODEL_GGUF_INTERNAL_H
 #include "base/arena.h"
@@ -28,7 +28,19 @@ typedef struct gguf_entry { // one key
     size_t offset;           // of the key in the file, for messages
 } gguf_entry;
 
+// Where tensors lie that are not behind their metadata in one file.
+typedef struct gguf_origin gguf_origin;
+struct gguf_origin {
+    void (*close)(gguf_origin *o);
+    int (*unchanged)(const gguf_origin *o, err *e);
+    uint64_t (*stored_bytes)(const gguf_origin *o, size_t i);
+    int (*read_stored)(const gguf_origin *o, size_t i, uint64_t at, void *to, size_t n, err *e);
+    size_t n_stored;
+    uint64_t file_bytes;
+};
+
 struct gguf {
+    gguf_origin *origin; // owned; NULL: one file
     const uint8_t *base;
     size_t n;
     int fd; // -1: borrowed memory
@@ -60,5 +72,11 @@ int gguf_shown(gguf_string s); // for "%.*s": its length, cut where a message wo
 // Each reads its part from the cursor into g. n is the count from the header.
 int gguf_parse_metadata(gguf *g, cursor *c, uint64_t n, err *e);
 int gguf_parse_tensors(gguf *g, cursor *c, uint64_t n, err *e);
+// Orders the tensors by name; ERR_FORMAT when two have the same.
+int gguf_order_tensors(gguf *g, err *e);
+// Metadata from a head without tensors (p outlives the result), tensors as given (copied; their
+// names and data are borrowed). o is owned from the call on, closed on errors too.
+int gguf_open_parts(const void *p, size_t n, const gguf_tensor *tensors, size_t n_tensors,
+                    gguf_origin *o, gguf **out, err *e);
 
 #endif

@@ -123,7 +123,11 @@ static int compare_places(const void *a, const void *b) {
     return ((uintptr_t)x->data > (uintptr_t)y->data) - ((uintptr_t)x->data < (uintptr_t)y->data);
 }
 
-static int check_unique(const gguf *g, err *e) {
+int gguf_order_tensors(gguf *g, err *e) {
+    g->names = arena_alloc(&g->memory, g->n_tensors * sizeof *g->names + 1);
+    for (size_t i = 0; i < g->n_tensors; i++)
+        g->names[i] = &g->tensors[i];
+    qsort(g->names, g->n_tensors, sizeof *g->names, compare_names);
     for (size_t i = 1; i < g->n_tensors; i++)
         if (compare_names(&g->names[i - 1], &g->names[i]) == 0)
             return err_set(e, ERR_FORMAT, NULL, "tensor '%.*s' appears twice",
@@ -154,15 +158,13 @@ static int place_all(gguf *g, const uint64_t *places, err *e) {
                        "the file ends at offset %zu, before its tensor data would begin (%zu)",
                        g->n, g->data_start);
     const gguf_tensor **order = arena_alloc(&g->memory, g->n_tensors * sizeof *order);
-    g->names = arena_alloc(&g->memory, g->n_tensors * sizeof *g->names);
     for (size_t i = 0; i < g->n_tensors; i++) {
         if (place_tensor(g, &g->tensors[i], places[i], e))
             return -1;
-        order[i] = g->names[i] = &g->tensors[i];
+        order[i] = &g->tensors[i];
     }
-    qsort(g->names, g->n_tensors, sizeof *g->names, compare_names);
     qsort(order, g->n_tensors, sizeof *order, compare_places);
-    return check_unique(g, e) || check_overlap(g, order, e) ? -1 : 0;
+    return gguf_order_tensors(g, e) || check_overlap(g, order, e) ? -1 : 0;
 }
 
 int gguf_parse_tensors(gguf *g, cursor *c, uint64_t n, err *e) {

@@ -1,8 +1,9 @@
-// Opens a model: file, shape, tensor table, tokenizer and templates, in this order, so that the
-// first thing wrong is the one reported. Owns all of them. Read-only after open: any thread. Reads
-// no weights but the samples of the revision; the engine reads them.
+// Opens a model: file or directory, shape, tensor table, tokenizer and templates, in this order, so
+// that the first thing wrong is the one reported. Owns all of them. Read-only after open: any
+// thread. Reads no weights but the samples of the revision; the engine reads them.
 #include "model/model_internal.h"
 #include "base/secret.h"
+#include "model/hf.h"
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -53,15 +54,15 @@ static void set_name(model *m, const char *path) {
 }
 
 // Both edges and evenly spread places between them, or all of a tensor that is no larger.
-static int read_samples(const gguf *g, const gguf_tensor *t, uint8_t *to, err *e) {
-    if (t->bytes <= SAMPLED_BYTES)
-        return gguf_read(g, t, 0, to, (size_t)t->bytes, e);
-    if (gguf_read(g, t, 0, to, EDGE_BYTES, e) ||
-        gguf_read(g, t, t->bytes - EDGE_BYTES, to + EDGE_BYTES, EDGE_BYTES, e))
+static int read_samples(const gguf *g, size_t part, uint64_t bytes, uint8_t *to, err *e) {
+    if (bytes <= SAMPLED_BYTES)
+        return gguf_read(g, part, 0, to, (size_t)bytes, e);
+    if (gguf_read(g, part, 0, to, EDGE_BYTES, e) ||
+        gguf_read(g, part, bytes - EDGE_BYTES, to + EDGE_BYTES, EDGE_BYTES, e))
         return -1;
     to += 2 * EDGE_BYTES;
     for (size_t i = 1; i <= N_INNER; i++, to += INNER_BYTES)
-        if (gguf_read(g, t, t->bytes / (N_INNER + 1) * i, to, INNER_BYTES, e))
+        if (gguf_read(g, part, bytes / (N_INNER + 1) * i, to, INNER_BYTES, e))
             return -1;
     return 0;
 }
@@ -73,12 +74,12 @@ static int set_revision(model *m, err *e) {
     size_t n;
     const void *head = gguf_head(m->file, &n);
     secret_sha256(head, n, sum);
-    for (size_t i = 0; i < gguf_n_tensors(m->file); i++) {
-        const gguf_tensor *t = gguf_tensor_at(m->file, i);
+    for (size_t i = 0; i < gguf_n_stored(m->file); i++) {
+        uint64_t bytes = gguf_stored_bytes(m->file, i);
         memcpy(chain, sum, SUM_BYTES);
-        if (read_samples(m->file, t, chain + SUM_BYTES, e))
+        if (read_samples(m->file, i, bytes, chain + SUM_BYTES, e))
             return -1;
-        n = t->bytes < SAMPLED_BYTES ? (size_t)t->bytes : SAMPLED_BYTES;
+        n = bytes < SAMPLED_BYTES ? (size_t)bytes : SAMPLED_BYTES;
         secret_sha256(chain, SUM_BYTES + n, sum);
     }
     for (size_t i = 0; i < REVISION_BYTES; i++) {
@@ -102,13 +103,16 @@ int model_open_parts(const char *path, model **out, err *e) {
     model *m = calloc(1, sizeof *m);
     if (!m)
         fatal("out of memory");
-    if (gguf_open(path, &m->file, e)) {
+    bool directory = hf_is_directory(path);
+    if (directory ? hf_open(path, &m->file, e) : gguf_open(path, &m->file, e)) {
         free(m);
         return -1;
     }
     if (model_read_shape(m->file, &m->shape, e) || model_check_tensors(m->file, &m->shape, e) ||
         open_vocabulary(m, e) || set_revision(m, e)) {
         model_close(m);
+        if (directory)
+            hf_explain(e);
         return err_wrap(e, "%.200s", path);
     }
     set_name(m, path);

@@ -1,5 +1,5 @@
-// What a model is: its file, shape, tokenizer and templates. Opening reads metadata and tokenizer
-// only; weights are mapped, never read, here. Read-only after open: any thread.
+// What a model is: its file or directory, shape, tokenizer and templates. Opening reads metadata
+// and tokenizer only; weights are mapped, never read, here. Read-only after open: any thread.
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 #include <stdbool.h>
@@ -32,10 +32,13 @@ typedef struct model_shape {
     int rope_original_context; // ROPE_YARN: tokens before the extension; else the context
     bool tied_head;            // the embedding serves as output matrix (no output.weight)
     bool qkv_bias;             // attn_q, attn_k and attn_v have a bias
+    bool rope_pairs; // RoPE turns values 2i and 2i + 1 of a head (GGUF's llama), else i and
+                     // i + head_dim / 2
 } model_shape;
 
 typedef struct model model;
 
+// path: a GGUF file, or a directory with config.json, tokenizer.json and safetensors.
 // template_name: "" or NULL = detect (a model without a chat template opens too; model_template is
 // then NULL). Shape and tensor table are checked as by model_check. The message begins with the
 // path.
@@ -58,7 +61,8 @@ const char *model_arch_name(model_arch a);     // as general.architecture spells
 // The parts of the check that need no tokenizer. ERR_FORMAT or ERR_UNSUPPORTED name key or tensor.
 int model_read_shape(const gguf *g, model_shape *out, err *e);
 // Every tensor of the architecture is there, has the right shape and a supported type, and there is
-// no other: norms, biases and rope_freqs F32 vectors; matrices of any type in kernels/ops.h.
+// no other: norms and biases F32, F16 or BF16 vectors, rope_freqs F32; matrices of any type in
+// kernels/ops.h.
 int model_check_tensors(const gguf *g, const model_shape *s, err *e);
 bool model_tensor_type_supported(uint32_t type);
 

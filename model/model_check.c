@@ -52,9 +52,10 @@ static int check_vector(checker *k, int layer, const char *name, int n) {
         return err_set(k->e, ERR_FORMAT, NULL,
                        "tensor '%s' has %d dimension(s), the first %llu; expected is [%d]", k->name,
                        t->n_dims, (unsigned long long)t->dims[0], n);
-    if (strcmp(gguf_tensor_type_name(t->type), "F32") != 0)
-        return err_set(k->e, ERR_UNSUPPORTED, NULL, "tensor '%s' is %s; a vector must be F32",
-                       k->name, gguf_tensor_type_name(t->type));
+    const char *type = gguf_tensor_type_name(t->type);
+    if (strcmp(type, "F32") && strcmp(type, "F16") && strcmp(type, "BF16"))
+        return err_set(k->e, ERR_UNSUPPORTED, NULL,
+                       "tensor '%s' is %s; a vector must be F32, F16 or BF16", k->name, type);
     return 0;
 }
 
@@ -83,7 +84,11 @@ static int check_rope_freqs(checker *k) {
         return 0;
     if (check_vector(k, -1, "rope_freqs.weight", n))
         return -1;
-    const uint8_t *p = gguf_find(k->g, k->name)->data;
+    const gguf_tensor *t = gguf_find(k->g, k->name);
+    const uint8_t *p = t->data;
+    if (strcmp(gguf_tensor_type_name(t->type), "F32"))
+        return err_set(k->e, ERR_UNSUPPORTED, NULL, "tensor '%s' is %s; it must be F32", k->name,
+                       gguf_tensor_type_name(t->type));
     for (int i = 0; i < n; i++) {
         float v;
         memcpy(&v, p + (size_t)i * sizeof v, sizeof v);
@@ -226,6 +231,15 @@ static void summarize_language(buf *b, const model *m) {
     line(b, "fill-in-middle", "%s", model_fim(m) ? fim_name(model_fim(m)) : "none");
 }
 
+static void summarize_file(buf *b, const model *m) {
+    const gguf *g = model_gguf(m);
+    char format[32] = "safetensors";
+    if (gguf_version(g) > 0)
+        snprintf(format, sizeof format, "GGUF version %u", gguf_version(g));
+    line(b, "file", "%llu bytes, %s, %zu tensors, revision %s",
+         (unsigned long long)gguf_file_bytes(g), format, gguf_n_tensors(g), model_revision(m));
+}
+
 int model_check(const char *path, buf *summary, err *e) {
     model *m = NULL;
     if (model_open_parts(path, &m, e))
@@ -234,9 +248,7 @@ int model_check(const char *path, buf *summary, err *e) {
     summarize_shape(summary, model_get_shape(m));
     summarize_weights(summary, model_gguf(m));
     summarize_language(summary, m);
-    line(summary, "file", "%llu bytes, GGUF version %u, %zu tensors, revision %s",
-         (unsigned long long)gguf_file_bytes(model_gguf(m)), gguf_version(model_gguf(m)),
-         gguf_n_tensors(model_gguf(m)), model_revision(m));
+    summarize_file(summary, m);
     model_close(m);
     return 0;
 }

@@ -327,6 +327,10 @@ int model_read_shape(const gguf *g, model_shape *out, err *e) {
         return -1;
     s.tied_head = !gguf_find(g, "output.weight");
     s.qkv_bias = s.arch == ARCH_QWEN2 || gguf_find(g, "blk.0.attn_q.bias");
+    // Converters permute llama's q and k, so that a pair lies side by side; directories have them
+    // as they were trained, and say so by this key of ours.
+    s.rope_pairs = s.arch == ARCH_LLAMA;
+    gguf_get_bool(g, "tiergate.rope_pairs", &s.rope_pairs);
     *out = s;
     return 0;
 }

@@ -50,16 +50,20 @@ static int read_ends(tokenizer *t, const gguf *g, err *e) {
     if (!t->is_end)
         fatal("out of memory: %d tokens", t->n_vocab);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        int32_t id;
-        if (read_id(t, g, keys[i], &id, e))
+        int32_t end;
+        if (read_id(t, g, keys[i], &end, e))
             return -1;
-        if (id >= 0)
-            t->is_end[id] = true;
+        if (end >= 0)
+            t->is_end[end] = true;
     }
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        int32_t id = tokenizer_find(t, names[i]);
-        if (id >= 0)
+    uint64_t id;
+    for (uint64_t i = 0; gguf_array_u64(g, "tiergate.end_token_ids", i, &id); i++) // ours: hf.h
+        if (id < (uint64_t)t->n_vocab)
             t->is_end[id] = true;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        int32_t end = tokenizer_find(t, names[i]);
+        if (end >= 0)
+            t->is_end[end] = true;
     }
     return 0;
 }

@@ -174,8 +174,6 @@ static const malformed weights[] = {
     OF_TYPE("I8", 24),
     OF_TYPE("I16", 25),
     OF_TYPE("I32", 26),
-    VECTOR_OF("F16", 1),
-    VECTOR_OF("BF16", 30),
     VECTOR_OF("Q8_0", 8),
     VECTOR_OF("I32", 26),
     EXTRA("output.bias"),

@@ -8,6 +8,7 @@
 typedef struct real_plan {
     const char *backend;
     bool floats;      // the F32 copy
+    bool directory;   // that copy as a Hugging Face directory
     int most_tokens;  // of a prompt; what is longer is cut and not decoded on
     double mean, max; // allowed difference of log-probabilities
 } real_plan;
@@ -17,6 +18,7 @@ void real_model_check(const real_plan *p);
 
 // What the integer backends are held to; .backend is the caller's.
 #define REAL_INTEGERS .most_tokens = 4096, .mean = 0.04, .max = 0.85
+#define REAL_DIRECTORY .directory = true, REAL_FLOATS
 #define REAL_FLOATS .floats = true, .most_tokens = 40, .mean = 0.002, .max = 0.03
 
 #endif

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <openssl/evp.h>
 #include <utf8proc.h>
+#include "tests/support/hf_vocabulary.h"
 #include "tests/support/vocabulary.h"
 
 #define FIXTURES "tests/fixtures/tokenizer/"
@@ -105,21 +106,52 @@ static size_t compare_blocks(const tokenizer *t, const json_t *digests) {
     return wrong;
 }
 
-static void check_goldens(const char *golden_name, const char *vocabulary_name, const char *pre) {
+static void check_tokenizer(const char *golden_name, const tokenizer *t) {
     char path[128];
-    vocabulary v;
-    if (!vocabulary_open(&v, vocabulary_name, pre))
-        skip();
     snprintf(path, sizeof path, FIXTURES "%s.json.gz", golden_name);
     json_t *golden = json_gz(path);
     assert_true(json_array_size(texts) >= 2000);
     assert_int_equal(json_array_size(json_object_get(golden, "plain")), json_array_size(texts));
     assert_true(json_object_size(json_object_get(golden, "trusted")) > 20);
-    assert_int_equal(compare(v.tokens, golden, false), 0);
-    assert_int_equal(compare(v.tokens, golden, true), 0);
-    assert_int_equal(compare_blocks(v.tokens, json_object_get(golden, "blocks")), 0);
+    assert_int_equal(compare(t, golden, false), 0);
+    assert_int_equal(compare(t, golden, true), 0);
+    assert_int_equal(compare_blocks(t, json_object_get(golden, "blocks")), 0);
     json_decref(golden);
+}
+
+static void check_goldens(const char *golden_name, const char *vocabulary_name, const char *pre) {
+    vocabulary v;
+    if (!vocabulary_open(&v, vocabulary_name, pre))
+        skip();
+    check_tokenizer(golden_name, v.tokens);
     vocabulary_close(&v);
+}
+
+// The same vocabulary as tokenizer.json.
+static void check_directory(const char *golden_name, const char *vocabulary_name, const char *pre) {
+    char directory[] = "/tmp/tiergate-tokenizer-XXXXXX";
+    vocabulary v;
+    err e = {0};
+    model *m = NULL;
+    if (!vocabulary_open(&v, vocabulary_name, pre))
+        skip();
+    assert_non_null(mkdtemp(directory));
+    hf_write_vocabulary(v.file, pre, directory);
+    int rc = model_open(directory, NULL, &m, &e);
+    hf_remove(directory);
+    if (rc)
+        fail_msg("%s", e.message);
+    check_tokenizer(golden_name, model_tokenizer(m));
+    model_close(m);
+    vocabulary_close(&v);
+}
+
+static void tokenizer_json_gives_the_same_ids(void **state) {
+    (void)state;
+    check_directory("smollm2", "smollm2", "smollm");
+    check_directory("qwen3", "qwen3", "qwen2");
+    check_directory("gpt-2", "smollm2", "gpt-2");
+    check_directory("llama-bpe", "qwen3", "llama-bpe");
 }
 
 static void smollm2_ids_equal_hugging_face(void **state) {
@@ -251,6 +283,7 @@ int main(void) {
         cmocka_unit_test(qwen3_ids_equal_hugging_face),
         cmocka_unit_test(gpt2_words_over_smollm2_equal_hugging_face),
         cmocka_unit_test(llama_words_over_qwen3_equal_hugging_face),
+        cmocka_unit_test(tokenizer_json_gives_the_same_ids),
         cmocka_unit_test(starcoder_is_another_name_for_smollm),
         cmocka_unit_test(smollm2_tokens_say_the_text_again),
         cmocka_unit_test(qwen3_tokens_say_the_normalised_text_again),
