@@ -94,6 +94,9 @@ typedef struct request_events { // called on the router's loop, never inside rou
     void (*frame)(
         void *ctx,
         const reply_frame *f); // tokens in order per choice, fenced; f is valid during the call
+    // May be NULL. The request is about to end early: what was written and what the socket does not
+    // take now must never be sent; what it takes is told by request_handed inside this call.
+    void (*stop)(void *ctx);
     // Exactly once, last; after it the request is no longer the caller's. outcome OK: settled with
     // our own values, so [DONE] may be said.
     void (*end)(void *ctx, const request_end *end);

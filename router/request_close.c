@@ -168,6 +168,8 @@ static void stop_work(request *q) {
 void request_close(request *q, request_outcome why, const err *e) {
     router *r = q->r;
     err lost = {0};
+    if (request_is_open(q) && why != OUTCOME_OK && q->events.stop)
+        q->events.stop(q->ctx); // P3: the row has what the socket took; that may complete it
     if (!request_is_open(q))
         return;
     q->outcome = why;

@@ -96,7 +96,10 @@ void exchange_reply(exchange *x, int status, const char *content_type, const voi
 void exchange_stream_begin(exchange *x, int status, const char *content_type);
 void exchange_stream_write(exchange *x, const void *p, size_t n,
                            uint64_t mark); // copied or sent at once
-void exchange_stream_end(exchange *x);     // the last chunk; the connection is kept if it may be
+// What was written goes out now (`taken` comes inside this call); where the socket does not take
+// all of it, the connection is cut, so that what was not taken is never sent.
+void exchange_stream_stop(exchange *x);
+void exchange_stream_end(exchange *x); // the last chunk; the connection is kept if it may be
 void exchange_abandon(
     exchange *x); // the answer ends here, whatever was sent; the connection closes
 

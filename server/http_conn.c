@@ -41,7 +41,7 @@ static void on_event(void *ctx, uint32_t events);
 
 static void refuse_full(conn *c) {
     err e = {0};
-    err_set(&e, ERR_OVERLOADED, NULL, "too many connections");
+    err_set(&e, ERR_OVERLOADED, NULL, "no room for another connection");
     e.retry_ms = 1000;
     conn_refuse(c, 503, &e);
 }
@@ -172,6 +172,8 @@ static int write_out(conn *c) {
         exchange_tell_taken(c->x);
     return 0;
 }
+
+bool conn_flush(conn *c) { return write_out(c) == 0 && conn_pending(c) == 0; }
 
 void conn_end(conn *c) {
     if (c->half)

@@ -333,6 +333,17 @@ void exchange_tell_taken(exchange *x) {
         x->events->taken(x->events_ctx, mark);
 }
 
+void exchange_stream_stop(exchange *x) {
+    must_own(x);
+    conn *c = x->conn;
+    if (!c || x->is_done)
+        return;
+    if (x->is_direct ? !conn_flush(c) : x->early.len > 0) {
+        c->is_cut = true;
+        conn_mark_dirty(c);
+    }
+}
+
 void exchange_stream_end(exchange *x) {
     must_own(x);
     if (x->is_done)

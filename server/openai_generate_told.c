@@ -175,7 +175,13 @@ static void on_end(void *ctx, const request_end *end) {
         generation_close_soon(g);
 }
 
-const request_events generation_events = {.frame = on_frame, .end = on_end};
+static void on_stop(void *ctx) {
+    generation *g = ((part *)ctx)->g;
+    if (g->q.stream && g->is_begun && !g->c->is_gone)
+        exchange_stream_stop(g->c->x);
+}
+
+const request_events generation_events = {.frame = on_frame, .stop = on_stop, .end = on_end};
 
 void generation_cancel(generation *g, request_outcome why) {
     for (int i = 0; i < g->n_parts; i++)

@@ -11,7 +11,7 @@
 #include <string.h>
 
 typedef struct echo_counts {
-    atomic_int heads, requests, gone, taken, ended;
+    atomic_int heads, requests, gone, taken, ended, stopped, stopped_short;
     atomic_llong last_gone_ms, last_mark;
 } echo_counts;
 
@@ -24,7 +24,7 @@ typedef struct echo_job {
     int ms;
     int left, bytes;
     uint64_t mark;
-    bool is_stream, is_flood;
+    bool is_stream, is_flood, stops;
 } echo_job;
 
 static inline void echo_end(echo_job *j) {
@@ -50,6 +50,12 @@ static inline void echo_event(echo_job *j) {
     buf_puts(&b, "\n\n");
     exchange_stream_write(j->x, b.data, b.len, ++j->mark);
     buf_release(&b);
+    if (!j->stops || !atomic_load(&echo_seen.taken)) // not before the head is gone
+        return;
+    exchange_stream_stop(j->x);
+    atomic_fetch_add(&echo_seen.stopped, 1);
+    if (atomic_load(&echo_seen.last_mark) != (long long)j->mark)
+        atomic_fetch_add(&echo_seen.stopped_short, 1);
 }
 
 static inline void echo_finish(echo_job *j) {
@@ -103,7 +109,8 @@ static inline void echo_begin(void *ctx) {
         echo_finish(j);
 }
 
-// Query: ms between events (0: all at once), n events of so many bytes; after: ms to the begin.
+// Query: ms between events (0: all at once), n events of so many bytes; after: ms to the begin;
+// stops: exchange_stream_stop after each event.
 static inline void echo_wait(exchange *x, bool is_stream) {
     static const exchange_events events = {.taken = echo_taken, .gone = echo_gone};
     loop *l = reactor_loop(exchange_reactor(x));
@@ -111,6 +118,7 @@ static inline void echo_wait(exchange *x, bool is_stream) {
     *j = (echo_job){.x = x, .is_stream = is_stream, .left = echo_number(x, "n", 3)};
     j->bytes = echo_number(x, "bytes", 16);
     j->ms = echo_number(x, "ms", 1);
+    j->stops = echo_number(x, "stops", 0) != 0;
     j->is_flood = strcmp(exchange_path(x), "/flood") == 0;
     exchange_watch(x, &events, j);
     int after = echo_number(x, "after", 0);

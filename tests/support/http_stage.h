@@ -41,6 +41,8 @@ static inline void stage_open(http_stage *s, http_options o, bool is_tls) {
     atomic_store(&echo_seen.ended, 0);
     atomic_store(&echo_seen.requests, 0);
     atomic_store(&echo_seen.heads, 0);
+    atomic_store(&echo_seen.stopped, 0);
+    atomic_store(&echo_seen.stopped_short, 0);
 }
 
 static inline void stage_close(http_stage *s) {

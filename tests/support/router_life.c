@@ -213,6 +213,11 @@ static void on_frame(void *ctx, const reply_frame *frame) {
         request_cancel(c->q, (request_outcome)c->cancel_why);
 }
 
+static void on_stop(void *ctx) {
+    life_client *c = ctx;
+    request_handed(c->q, 0, c->takes_late);
+}
+
 static void on_end(void *ctx, const request_end *end) {
     life_client *c = ctx;
     assert_false(c->is_ended); // exactly once
@@ -238,7 +243,7 @@ void life_client_init(life_client *c, life *f, int max_tokens) {
 }
 
 int life_submit(life_client *c, err *e) {
-    static const request_events events = {on_frame, on_end};
+    static const request_events events = {.frame = on_frame, .stop = on_stop, .end = on_end};
     return router_submit(c->f->r, &c->spec, &events, c, &c->q, e);
 }
 

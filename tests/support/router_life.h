@@ -44,6 +44,7 @@ typedef struct life_client {
     request *q;
     request_spec spec;
     bool takes;     // its socket takes every frame at once
+    int takes_late; // else so many tokens of choice 0, when the request is about to end early
     int cancel_at;  // tokens after which it goes away; 0: never
     int cancel_why; // request_outcome
     int n[JOB_CHOICES];

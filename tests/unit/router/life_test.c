@@ -318,6 +318,44 @@ static void what_was_received_but_not_handed_is_not_paid(void **state) {
     life_close(&f);
 }
 
+static void what_the_socket_takes_at_an_early_end_is_paid(void **state) {
+    (void)state;
+    life_client c;
+    life_open(&f);
+    life_client_init(&c, &f, 100);
+    c.takes = false;
+    c.takes_late = 2;
+    life_worker *w = life_worker_start(&f, three_at_once, NULL);
+    submit(&c);
+    life_wait(&f, 300);
+    life_worker_join(w);
+    router_cancel_key(f.r, LIFE_KEY);
+    assert_true(life_run(&f, life_client_ended, &c, 3000));
+    assert_int_equal(c.end.outcome, OUTCOME_REVOKED);
+    assert_true(life_wait_rows(&f, 1, 3000));
+    assert_int_equal(life_number(&f, "SELECT completion_tokens FROM usage"), 2);
+    life_close(&f);
+}
+
+static void what_completes_at_an_early_end_is_complete(void **state) {
+    (void)state;
+    life_client c;
+    life_open(&f);
+    life_client_init(&c, &f, 4);
+    c.takes = false;
+    c.takes_late = 4;
+    life_worker *w = life_worker_start(&f, answer_4, NULL);
+    submit(&c);
+    life_wait(&f, 300);
+    life_worker_join(w);
+    assert_false(c.is_ended);
+    router_cancel_key(f.r, LIFE_KEY);
+    assert_true(life_run(&f, life_client_ended, &c, 3000));
+    assert_int_equal(c.end.outcome, OUTCOME_OK);
+    assert_int_equal(c.end.completion_tokens, 4);
+    life_close(&f);
+}
+
 static void a_client_that_goes_away_while_it_waits_leaves_the_queue(void **state) {
     (void)state;
     life_client c;
@@ -738,6 +776,8 @@ int main(void) {
         LIFE(frames_of_another_run_attempt_or_request_are_dropped_and_answered_once),
         LIFE(a_client_that_goes_away_stops_its_worker_and_pays_what_it_got),
         LIFE(what_was_received_but_not_handed_is_not_paid),
+        LIFE(what_the_socket_takes_at_an_early_end_is_paid),
+        LIFE(what_completes_at_an_early_end_is_complete),
         LIFE(a_client_that_goes_away_while_it_waits_leaves_the_queue),
         LIFE(a_client_that_goes_away_at_once_leaves_nothing),
         LIFE(a_revoked_key_ends_its_requests_and_no_others),

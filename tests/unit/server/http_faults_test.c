@@ -425,6 +425,22 @@ static void a_client_that_does_not_read_its_stream_is_cut_at_the_cap(void **stat
     wire_close(&w);
 }
 
+static void what_is_written_before_a_stop_is_taken_or_never_sent(void **state) {
+    http_stage *s = *state;
+    wire w = stage_wire(s);
+    wire_puts(&w, "GET /stream?n=20&stops=1" HOST "\r\n");
+    assert_non_null(wire_until(&w, "\r\n0\r\n\r\n")); // who reads gets all of it
+    wire_close(&w);
+    assert_true(atomic_load(&echo_seen.stopped) > 0);
+    assert_int_equal(atomic_load(&echo_seen.stopped_short), 0);
+    assert_int_equal(wire_connect(&w, s->port, s->client, 4096), 0);
+    wire_puts(&w, "GET /stream?n=100000&bytes=30000&stops=1" HOST "\r\n");
+    assert_true(stage_wait(&echo_seen.gone, 1));
+    assert_int_equal(atomic_load(&echo_seen.stopped_short), 1);
+    assert_true(stage_wait_quiet(s));
+    wire_close(&w);
+}
+
 static void a_client_that_takes_nothing_is_cut_after_the_stall_time(void **state) {
     http_stage *s = *state;
     wire w;
@@ -683,6 +699,10 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read_its_stream_is_cut_at_the_cap,
                                         open_patient, close_stage),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read_its_stream_is_cut_at_the_cap,
+                                        open_patient_tls, close_stage),
+        cmocka_unit_test_setup_teardown(what_is_written_before_a_stop_is_taken_or_never_sent,
+                                        open_patient, close_stage),
+        cmocka_unit_test_setup_teardown(what_is_written_before_a_stop_is_taken_or_never_sent,
                                         open_patient_tls, close_stage),
         BOTH(a_client_that_takes_nothing_is_cut_after_the_stall_time),
         BOTH(a_connection_over_the_most_gets_503_and_the_others_serve),
