@@ -134,7 +134,7 @@ int probe_start(const config_listen *listen, probe_not_ready_fn *not_ready, void
     if (!o->daemon) {
         close(fd);
         free(o);
-        return err_set(e, ERR_INTERNAL, NULL, "libmicrohttpd does not start");
+        return err_set(e, ERR_INTERNAL, NULL, "the operations listener cannot start its thread");
     }
     *out = o;
     return 0;

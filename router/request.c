@@ -23,6 +23,7 @@
 //   UNRECORDED  the client was told, row pushed         the recorder's letter after COMMIT
 #include "router/request_internal.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -202,6 +203,8 @@ static int check_router(router *r, const request_spec *spec, err *e) {
     int rc = 0;
     if (r->is_draining || r->is_closing)
         rc = err_set(e, ERR_OVERLOADED, NULL, "this gateway is going out of service");
+    else if (memory_is_short())
+        rc = err_set(e, ERR_OVERLOADED, NULL, "this gateway has no memory for more requests");
     else if (!aredis_connected(r->calls) || !r->has_lease || !lease_is_trusted(r))
         rc = err_set(e, ERR_DEPENDENCY, NULL, "the queue cannot be reached");
     else if (trouble)

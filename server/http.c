@@ -4,6 +4,7 @@
 #include "server/http_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/metric.h"
 #include "base/thread.h"
 #include "server/tls.h"
@@ -193,7 +194,7 @@ static void accept_client(reactor *r, int fd, const struct sockaddr *from, sockl
         server_count_refusal(503);
         return;
     }
-    conn_open(r, fd, peer, open_now >= most);
+    conn_open(r, fd, peer, open_now >= most || memory_is_short());
 }
 
 // false: nobody waits.

@@ -1,10 +1,12 @@
-// err, arena, buf, cursor, id and file.
+// err, arena, buf, cursor, id, file and memory.
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/cursor.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/id.h"
+#include "base/memory.h"
 #include "tests/support/servers.h"
 #include <pthread.h>
 #include <setjmp.h>
@@ -13,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -308,6 +311,26 @@ static void directories_are_made_with_their_parents(void **state) {
     assert_int_equal(file_mkdirs("", 0700, &e), -1);
 }
 
+// ---- memory
+
+static bool is_short_now(void) {
+    clock_sleep_ms(20); // longer than an answer is kept
+    return memory_is_short();
+}
+
+static void memory_is_short_while_an_address_space_is_at_its_limit(void **state) {
+    (void)state;
+    struct rlimit before;
+    assert_false(is_short_now());
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    struct rlimit least = {.rlim_cur = 1 << 20, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_AS, &least), 0);
+    bool is_short = is_short_now();
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    assert_true(is_short);
+    assert_false(is_short_now());
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_error_keeps_code_field_and_message),
@@ -325,6 +348,7 @@ int main(void) {
         cmocka_unit_test(a_file_is_replaced_whole_with_its_mode),
         cmocka_unit_test(a_file_that_cannot_be_used_is_named),
         cmocka_unit_test(directories_are_made_with_their_parents),
+        cmocka_unit_test(memory_is_short_while_an_address_space_is_at_its_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
