@@ -9,7 +9,7 @@ build="gcc make pkg-config libc6-dev libmicrohttpd-dev libjansson-dev libhiredis
        libutf8proc-dev libinih-dev zlib1g-dev"
 run="redis-server postgresql python3 python3-pip curl ca-certificates"
 check="libcmocka-dev libsimde-dev g++ clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3-venv nodejs npm git
-       procps spin faketime"
+       procps spin"
 
 case ${1:-run} in
 run) wanted="$build $run" ;;

@@ -364,12 +364,23 @@ static void measure(worker *w) {
     w->told = now;
 }
 
+// A prompt that kills its worker, for tests: its point is named by its length.
+static void fail_by_prompt(const worker *w) {
+    char name[32];
+    for (const run *r = w->runs; r; r = r->next) {
+        snprintf(name, sizeof name, "worker.prompt.%d", r->j.n_prompt);
+        failpoint(name);
+    }
+}
+
 static int step(worker *w, err *e) {
     int64_t begun = clock_mono_us(), made = w->step.n_made;
     int64_t guessed = w->step.n_guessed, right = w->step.n_right;
     int64_t evicted = w->step.n_evicted;
     tell_keeper(w);
     failpoint("worker.step.before");
+    if (atomic_load_explicit(&failpoint_armed, memory_order_relaxed))
+        fail_by_prompt(w);
     if (stepper_step(&w->step, w->runs, w->out, charge, w, e))
         return -1;
     metric_add(w->m_steps, 1);

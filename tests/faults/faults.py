@@ -1,6 +1,7 @@
 """Real processes, real servers, random faults, and a checker: is P1 to P6 of the protocol true in the product?
 
     faults.py --seed N [--seconds 60] [--only NAME,...]   a random schedule, repeatable by its seed
+    faults.py --seeds "1 2 3"                             one after another: a line for each, and the sums
     faults.py --matrix                                    each fault at each stage, one line a cell
     faults.py --list
 
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import ssl
@@ -116,33 +118,39 @@ class Run:
     def __init__(self, o):
         self.o, self.faults, self.lock = o, [], threading.Lock()
         self.dir = tempfile.mkdtemp(prefix="tiergate-faults-")
-        self.site = Site(self.dir, o.binary, small_disks=o.disk, clock=o.clock)
+        self.site = Site(self.dir, o.binary, small_disks=o.disk)
+        self.site.kinds = make_kinds(random.Random(f"kinds {o.seed}"))
+        self.site.n_load_kinds = len(self.site.kinds)
         self.load, self.troubles = None, []
 
     def start(self):
         o, site = self.o, self.site
         site.start(str(ROOT / "build" / "tests" / "chaos_proxy"), budget=2000 + int(o.seconds * 600))
-        self.kinds = make_kinds(random.Random(f"kinds {o.seed}"))
-        learn_references(site, self.kinds)
+        learn_references(site, site.kinds)
         enforced = bool(checker.read_scopes(site))  # they were asked under limits
         self.skipped = {} if enforced else {"P4": "this build applies no limits"}
-        self.load = Load(site, self.kinds, o)
+        self.load = Load(site, site.kinds[:site.n_load_kinds], o)
 
     def deal(self, injury, target, r, deal=None):
-        """Deals one injury and notes from when to when its effects may be seen."""
+        """Deals one injury and notes from when to when its effects may be seen. None: there may be none."""
+        if not injury:
+            return self.hurt("a cell", target, deal, r)
         fault = {"name": injury.name, "target": target, "begin": time.time() - 0.05, "end": float("inf"),
                  "gateways": {int(target[-1])} if injury.loses_gateway else set(), "redis": injury.loses_redis,
                  "kills_worker": "worker" in injury.name, "drains": injury.name.endswith("-terminated")}
         with self.lock:
             self.faults.append(fault)
-        result = None
-        try:
-            result = (deal or injury.deal)(self.site, target, r)
-            self.site.wait_ready(90)
-        except Exception as e:  # the site did not come back: that is a finding
-            self.troubles.append(f"after {injury.name} of {target}: {type(e).__name__}: {e}")
+        result = self.hurt(injury.name, target, deal or injury.deal, r)
         fault["end"] = time.time() + 2
-        return fault, result
+        return result
+
+    def hurt(self, name, target, deal, r):
+        try:
+            result = deal(self.site, target, r)
+            self.site.wait_ready(90)
+            return result
+        except Exception as e:  # the site did not come back: that is a finding
+            self.troubles.append(f"after {name} of {target}: {type(e).__name__}: {e}")
 
     def random_faults(self):
         o = self.o
@@ -189,11 +197,11 @@ class Run:
 
     def check(self):
         site = self.site
-        history = checker.read_history(self.load.histories)
+        history = checker.read_history(self.load.histories) + site.told
         accepted = checker.read_journals(site)
         rows = checker.read_rows(site)
-        history += [reference_line(k, i) for i, k in enumerate(self.kinds)]
-        c = checker.Checker(history, rows, accepted, checker.read_worker_logs(site), self.kinds, self.faults)
+        history += [reference_line(k, i) for i, k in enumerate(site.kinds)]
+        c = checker.Checker(history, rows, accepted, checker.read_worker_logs(site), site.kinds, self.faults)
         for x in history:
             x.update({k: site.keys[x["key"]][k] for k in ("tenant_id", "user_id")})
         found = c.run(checker.read_quota_used(site), site.limits, site.limited, self.o.clients * IN_FLIGHT_TOKENS,
@@ -223,18 +231,25 @@ def reference_line(kind, index):
             "end": "done", "texts": texts, "finish": finish, "usage": kind["tokens"]}
 
 
+def put_tally(tally):
+    return ", ".join(f"{n} {what}" for what, n in tally.items())
+
+
 def report(history, rows, accepted, found, skipped):
     ends = Counter(x["end"] for x in history)
     outcomes = Counter(r.outcome for r in rows)
     attempts = Counter(r.attempts for r in rows)
     refused = Counter(x["code"] for x in history if x["end"] == "refused")
-    say(f"{len(history)} requests, {len(accepted)} accepted, {len(rows)} rows; {sum(len(t) for x in history for t in x['texts'])} tokens")
+    rules = Counter(v.rule for v in found)
+    tally = {"requests": len(history), "accepted": len(accepted), "rows": len(rows),
+             "without an outcome": sum(x["end"] in ("hung", "malformed") for x in history),
+             "without a row": len(accepted - {r.id for r in rows}), "counted twice": rules["P2"], "overspent": rules["P4"]}
+    say(f"{put_tally(tally)}; {sum(len(t) for x in history for t in x['texts'])} tokens")
     say("clients:  " + ", ".join(f"{n} {e}" for e, n in ends.most_common()))
     say(f"replayed: {sum(bool(x.get('replayed')) for x in history)} of {sum('again' in x for x in history)} repeats")
     say("refused:  " + ", ".join(f"{n} {c}" for c, n in refused.most_common()))
     say("rows:     " + ", ".join(f"{n} {o}" for o, n in outcomes.most_common()))
     say("attempts: " + ", ".join(f"{n} of {a}" for a, n in sorted(attempts.items())))
-    rules = Counter(v.rule for v in found)
     for rule, n in rules.items():
         for v in [v for v in found if v.rule == rule][:8]:
             say(f"VIOLATION {v}")
@@ -249,11 +264,14 @@ def report(history, rows, accepted, found, skipped):
 
 
 def random_run(o):
+    begun = time.monotonic()
     run, found = Run(o), ["not checked"]
     say(f"seed {o.seed}, {o.seconds} s, {o.clients} clients, at most {o.rate} requests/s" if o.rate else
         f"seed {o.seed}, {o.seconds} s, {o.clients} clients")
     try:
         run.start()
+        if o.within:  # on a machine that is slow to start, fewer faults
+            o.seconds = min(o.seconds, o.within - o.rest - 30 - (time.monotonic() - begun))
         run.random_faults()
         run.quiesce()
         history, rows, accepted, found = run.check()
@@ -262,6 +280,27 @@ def random_run(o):
         return report(history, rows, accepted, found, run.skipped)
     finally:
         run.close(bool(found) or o.keep)
+        if found:
+            say(f"the same faults again: make faults SEED={o.seed} FAULTS_SECONDS={o.seconds:.0f} (their moments are the machine's)")
+
+
+def series(o):
+    """A process for each seed, its output in build/faults."""
+    total, worst, logs = Counter(), 0, ROOT / "build" / "faults"
+    logs.mkdir(parents=True, exist_ok=True)
+    for seed in o.seeds.split():
+        log = logs / f"seed{seed}.log"
+        options = [w for w in sys.argv[1:] if w not in ("--seeds", o.seeds)]
+        with open(log, "w") as out:
+            done = subprocess.run([sys.executable, __file__, *options, "--seed", seed], stdout=out, stderr=out)
+        text = log.read_text()
+        tally = re.search(r"^(\d+ requests, .*); \d+ tokens$", text, re.MULTILINE)
+        numbers = {what: int(n) for n, what in (part.split(" ", 1) for part in tally[1].split(", "))} if tally else {}
+        total.update(numbers)
+        worst = worst or done.returncode
+        say(f"seed {seed}: {put_tally(numbers)}; {text.splitlines()[-1] if not done.returncode else f'FAILED, see {log}'}")
+    say(f"together: {put_tally(total)}")
+    return worst
 
 
 def parse():
@@ -272,13 +311,14 @@ def parse():
     p.add_argument("--processes", type=int, default=1)
     p.add_argument("--rate", type=float, default=0, help="requests a second at most; 0: as fast as they go")
     p.add_argument("--rest", type=float, default=60, help="seconds for everything to end after the last fault")
+    p.add_argument("--within", type=float, default=0, help="seconds for all of it: a slow machine gets fewer faults; 0: no limit")
+    p.add_argument("--seeds", default="", help="several seeds, one after another")
     p.add_argument("--only", default="", help="names of faults, comma-separated")
     p.add_argument("--binary", default="")
     p.add_argument("--matrix", action="store_true", help="each fault at each stage; --only names cells by a part of them")
     p.add_argument("--list", action="store_true")
     p.add_argument("--quiet", action="store_true")
     p.add_argument("--keep", action="store_true", help="keep the directory even when all is well")
-    p.add_argument("--clock", action=argparse.BooleanOptionalAction, default=False, help="gateways under libfaketime, whose clocks jump")
     p.add_argument("--disk", action=argparse.BooleanOptionalAction, default=os.geteuid() == 0, help="journals on small disks")
     return p.parse_args()
 
@@ -291,6 +331,8 @@ def main():
     if missing := missing_programs():
         say(f"skip: no {', '.join(missing)}\n0 passed, 0 failed, 1 skipped")
         return 0
+    if o.seeds:
+        return series(o)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(f"ended by signal {number}"))
     if o.matrix:
         from matrix import matrix_run

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
-from servers import RedisError
+from servers import CLOCKS, RedisError
 
 
 @dataclass
@@ -264,8 +264,23 @@ def descriptors_exhausted(site, name, r):
 
 @injury("gw", weight=2)
 def clock_jumped(site, name, r):
-    site.set_clock(r.choice([-7200, -30, 30, 7200, 90000]))
+    site.set_clock("gateways", r.choice([-7200, -30, 30, 7200, 90000]))
     time.sleep(2)
+
+
+@injury("redis", loses_redis=True, weight=2)
+def clock_of_redis_jumped(site, name, r):
+    """Forward, leases that it keeps end at once; back, they live so much longer: less than a run rests at its end."""
+    for seconds in (r.choice([-20, -2, 2, 20]), 0):
+        site.set_clock("redis", seconds)
+        time.sleep(r.uniform(0.5, 4))
+
+
+@injury("postgres", weight=1)
+def clock_of_postgres_jumped(site, name, r):
+    for seconds in (r.choice([-7200, -30, 30, 7200]), 0):
+        site.set_clock("postgres", seconds)
+        time.sleep(r.uniform(0.5, 3))
 
 
 # ---- at a named stage: a process dies by its own hand
@@ -321,6 +336,8 @@ def heal(site):
     for p in site.processes:
         p.send(signal.SIGCONT)
         p.down = False
+    for name in CLOCKS:
+        site.set_clock(name, 0)
     wait_redis(site)
     try:
         site.redis_call("CONFIG", "SET", "maxmemory", "0")

@@ -44,10 +44,14 @@ class Connection:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
 
-    def __init__(self, port):
-        plain = socket.create_connection(("127.0.0.1", port), 10)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port, options=()):
+        """options: of the socket, from before it connects."""
+        plain = socket.socket()
+        for option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *options):
+            plain.setsockopt(*option)
+        plain.settimeout(10)
         try:
+            plain.connect(("127.0.0.1", port))
             self.socket = self.context.wrap_socket(plain)
         except BaseException:
             plain.close()
@@ -220,6 +224,7 @@ class Client(threading.Thread):
         x["id"] = fields.get("x-request-id")
         x["replayed"] = fields.get("x-tiergate-idempotent-replay") == "1"
         if x["status"] != 200:
+            x["retry"] = fields.get("x-should-retry")
             x["code"] = json.loads(connection.body(fields))["error"]["code"]
             return "refused"
         if fields.get("content-type", "").startswith("text/event-stream"):

@@ -88,6 +88,20 @@ def build(plant):
     return binary
 
 
+def build_other_version():
+    """The binary of a version whose function libraries have other names, as when a release changes them."""
+    copy_tree()
+    sources = ("router/quota.lua", "router/queue.lua", "router/quota.c", "router/queue.c", "router/library.c")
+    names = {"tg2_": "tg9_", "tq1_": "tq9_", "tiergate2": "tiergate9", "tiergate_queue1": "tiergate_queue9"}
+    edits = []
+    for name in sources:
+        text = renamed = (ROOT / name).read_text()
+        for old, new in names.items():
+            renamed = renamed.replace(old, new)
+        edits.append((name, text, renamed))
+    return build(Plant("other-version", edits, "", []))
+
+
 def try_out(plant, binary):
     command = [sys.executable, Path(__file__).with_name("faults.py"), "--seed", "1", "--rest", "25", "--quiet", "--binary", binary,
                *plant.options]
