@@ -61,7 +61,7 @@ run: ## install what is missing, build, get a small real model and start everyth
 	@tools/install.sh run
 	@$(MAKE) --no-print-directory -s -j$$(nproc) build model-file
 	@exec $(B)/tiergate up --model smollm2-135m-instruct=$(TIERGATE_TEST_MODEL) $(UP)
-check: ## run the tests (under 20 minutes on two cores); random faults run apart: make faults
+check: ## run every test (under 20 minutes on two cores)
 	@tools/install.sh check
 	@$(MAKE) --no-print-directory -s model-file vocab-file
 	@tools/check.sh

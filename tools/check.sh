@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of make check: runs the steps below in order, each a make target with its own log in build/check/, and ends with one line
+# All tests: runs the steps below in order, each a make target with its own log in build/check/, and ends with one line
 # "N passed, N failed, N skipped". A step ends with such a line itself; one without counts as one test.
 set -u
 logs=build/check
@@ -39,6 +39,7 @@ step unit-asan $make MODE=asan unit
 step fuzz-smoke $make fuzz-smoke
 step integration $make integration
 step model $make model-quick
+step faults $make faults-quick
 step soak-asan $make MODE=asan SOAK_SECONDS=15 SOAK_CONNECTIONS=1000 soak
 
 echo "$((SECONDS - begun)) s in all"
