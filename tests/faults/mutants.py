@@ -92,13 +92,8 @@ def build_other_version():
     """The binary of a version whose function libraries have other names, as when a release changes them."""
     copy_tree()
     sources = ("router/quota.lua", "router/queue.lua", "router/quota.c", "router/queue.c", "router/library.c")
-    names = {"tg2_": "tg9_", "tq1_": "tq9_", "tiergate2": "tiergate9", "tiergate_queue1": "tiergate_queue9"}
-    edits = []
-    for name in sources:
-        text = renamed = (ROOT / name).read_text()
-        for old, new in names.items():
-            renamed = renamed.replace(old, new)
-        edits.append((name, text, renamed))
+    texts = [(ROOT / name).read_text() for name in sources]
+    edits = [(name, text, re.sub(r"\b(tg|tq|tiergate|tiergate_queue)\d+(?=_|\b)", r"\g<1>99", text)) for name, text in zip(sources, texts)]
     return build(Plant("other-version", edits, "", []))
 
 
