@@ -31,7 +31,7 @@ def make_kinds():
         body = {"model": MODEL, "seed": 5, "prompt": prompt, "n": n} | options
         return {"path": "/v1/completions", "n": n, "body": body, "headers": {"x-tiergate-deadline-ms": "60000"}}
     return [completion("p" * 111), completion("long", seed=12),  # goes on to its length
-            completion("wide", n=8, logprobs=5),
+            completion("wide", n=8, seed=55, logprobs=5),  # and so do several of these
             completion("short"), *(completion(f"{i} asked by two tenants, and long enough to fill some pages") for i in range(PROMPTS))]
 
 
