@@ -6,6 +6,7 @@
 #include "engine/counts.h"
 #include "engine/graph.h"
 #include "engine/kv.h"
+#include "engine/lora.h"
 #include "engine/prefix.h"
 #include "engine/sample.h"
 #include "engine/weights.h"
@@ -23,6 +24,7 @@ struct engine_seq {
     token_counts *counts; // NULL without penalties
     float *pending;       // [dim] hidden state that predicts position `length`
     bool has_pending;     // ... of a chunk that asked for prompt_logprobs
+    const lora *adapter;  // NULL: none
     sampling_params params;
 };
 
@@ -45,6 +47,7 @@ struct engine {
     int *slice_rows;     // ... likewise
     int32_t *ids, *keep; // [max_rows]
     seq_span *spans, *tails;
+    lora_span *loras, *kept_loras;   // [max_seqs]
     engine_sampled *sampled, *first; // [max_seqs]
     engine_sampled *prompt_items;    // [max_rows]
     engine_sampled **prompt;         // [max_seqs], into prompt_items, as drafts
@@ -115,6 +118,8 @@ static void open_memory(engine *g) {
     g->keep = take(rows, sizeof *g->keep);
     g->spans = take(seqs, sizeof *g->spans);
     g->tails = take(seqs, sizeof *g->tails);
+    g->loras = take(seqs, sizeof *g->loras);
+    g->kept_loras = take(seqs, sizeof *g->kept_loras);
     g->sampled = take(seqs, sizeof *g->sampled);
     g->first = take(seqs, sizeof *g->first);
     g->prompt_items = take(rows, sizeof *g->prompt_items);
@@ -155,6 +160,8 @@ static void close_memory(engine *g) {
     free(g->keep);
     free(g->spans);
     free(g->tails);
+    free(g->loras);
+    free(g->kept_loras);
     free(g->sampled);
     free(g->first);
     free(g->prompt_items);
@@ -222,6 +229,7 @@ static engine_seq *take_seq(engine *g, err *e) {
 
 static void start_seq(engine *g, engine_seq *s, const sampling_params *params, int choice) {
     s->params = *params;
+    s->adapter = NULL;
     s->choice = choice;
     s->length = 0;
     s->n_prompt = 0;
@@ -253,6 +261,17 @@ int engine_seq_new(engine *g, const sampling_params *params, int choice, const i
     return 0;
 }
 
+int engine_adapter_open(engine *g, const gguf *file, engine_adapter **out, err *e) {
+    if (lora_load(file, g->m, g->o, out, e))
+        return -1;
+    graph_prepare_lora(g->graph);
+    return 0;
+}
+
+void engine_adapter_close(engine_adapter *a) { lora_free(a); }
+size_t engine_adapter_bytes(const engine_adapter *a) { return a->bytes; }
+void engine_seq_adapt(engine_seq *s, const engine_adapter *a) { s->adapter = a; }
+
 int engine_kv_tokens_in_use(const engine *g, const uint8_t *salt, const int32_t *prompt, int n) {
     return prefix_in_use(salt, g->kv, prompt, n);
 }
@@ -266,6 +285,7 @@ int engine_seq_fork(engine *g, const engine_seq *from, int choice, engine_seq **
         return -1;
     }
     start_seq(g, s, &from->params, choice);
+    s->adapter = from->adapter;
     s->prefix = from->prefix;
     s->length = from->length;
     s->n_prompt = from->n_prompt;
@@ -379,13 +399,34 @@ static seq_span span_of(const engine_row *r, int row, int n) {
                       .n_pages = r->seq->table.n};
 }
 
+// Rows row .. row + n of a batch use l; neighbours with the same one become one span.
+static int add_lora_span(lora_span *spans, int n_spans, int row, int n, const lora *l) {
+    lora_span *last = n_spans ? &spans[n_spans - 1] : NULL;
+    if (!l || !n)
+        return n_spans;
+    if (last && last->l == l && last->row + last->n_rows == row) {
+        last->n_rows += n;
+        return n_spans;
+    }
+    spans[n_spans] = (lora_span){.row = row, .n_rows = n, .l = l};
+    return n_spans + 1;
+}
+
 static graph_batch make_batch(engine *g, const engine_row *rows, int n_rows) {
-    graph_batch b = {.ids = g->ids, .spans = g->spans, .keep = g->keep, .tails = g->tails};
+    graph_batch b = {.ids = g->ids,
+                     .spans = g->spans,
+                     .keep = g->keep,
+                     .tails = g->tails,
+                     .loras = g->loras,
+                     .kept_loras = g->kept_loras};
     for (int i = 0; i < n_rows; i++) {
         const engine_row *r = &rows[i];
         int wanted = r->prompt_logprobs ? r->n : r->sample ? 1 + r->n_draft : 0;
         memcpy(g->ids + b.n_rows, r->tokens, (size_t)r->n * sizeof *r->tokens);
         g->spans[b.n_spans++] = span_of(r, b.n_rows, r->n);
+        const lora *l = r->seq->adapter;
+        b.n_loras = add_lora_span(g->loras, b.n_loras, b.n_rows, r->n, l);
+        b.n_kept_loras = add_lora_span(g->kept_loras, b.n_kept_loras, b.n_keep, wanted, l);
         b.n_rows += r->n;
         if (wanted)
             g->tails[b.n_tails++] = span_of(r, b.n_keep, wanted);

@@ -12,6 +12,7 @@
 
 typedef struct engine engine;
 typedef struct engine_seq engine_seq;
+typedef struct lora engine_adapter;
 
 typedef struct engine_config {
     const char *backend; // as ops_open: NULL or "" chooses
@@ -35,6 +36,13 @@ const char *engine_kv_name(const engine *g); // type of the KV cache's values: "
 int64_t engine_kv_tokens_free(const engine *g);
 size_t engine_weight_bytes(const engine *g);
 
+// A low-rank adapter of the engine's model, from an open GGUF file (engine/lora.h), which is not
+// needed after. ERR_FORMAT, ERR_UNSUPPORTED and ERR_INVALID name the key or tensor that does not
+// fit. Closed before the engine, and when no sequence uses it.
+int engine_adapter_open(engine *g, const gguf *file, engine_adapter **out, err *e);
+void engine_adapter_close(engine_adapter *a); // NULL is fine
+size_t engine_adapter_bytes(const engine_adapter *a);
+
 #define ENGINE_SALT_BYTES 32
 
 // prompt[0..n): only to seed the penalties' counts and to look up the prefix; KV is filled by
@@ -49,6 +57,9 @@ size_t engine_weight_bytes(const engine *g);
 // max_seqs are alive; ERR_INVALID names the parameter.
 int engine_seq_new(engine *g, const sampling_params *params, int choice, const int32_t *prompt,
                    int n, int already, const uint8_t *salt, engine_seq **out, err *e);
+// All rows of s go through the adapter (NULL: the base model's). Called before its first step; the
+// salt must tell adapters apart, or one's KV would be found by another.
+void engine_seq_adapt(engine_seq *s, const engine_adapter *a);
 // Positions of prompt that running sequences of that salt hold: sharing them takes nothing from
 // engine_kv_tokens_free. 0 without a salt.
 int engine_kv_tokens_in_use(const engine *g, const uint8_t *salt, const int32_t *prompt, int n);

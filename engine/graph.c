@@ -12,7 +12,7 @@ struct graph {
     const weights *w;
     const kv_pool *kv;
     ops *o;
-    int qkv_width, q_width;
+    int max_rows, qkv_width, q_width;
     float *inv_freq;
     float attn_scale;
     float *x;       // [max_rows, dim] residual stream
@@ -22,6 +22,7 @@ struct graph {
     float *out;     // [max_rows, dim] a projection not yet added to x
     float *gate_up; // [max_rows, 2 intermediate]
     float *act;     // [max_rows, intermediate]
+    lora_room room; // NULLs until an adapter comes
 };
 
 static float *new_rows(int n_rows, int width) {
@@ -43,6 +44,7 @@ graph *graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, i
     g->w = w;
     g->kv = kv;
     g->o = o;
+    g->max_rows = max_rows;
     g->q_width = s->n_heads * s->head_dim;
     g->qkv_width = g->q_width + 2 * s->n_kv_heads * s->head_dim;
     g->inv_freq = new_rows(1, s->head_dim);
@@ -68,7 +70,18 @@ void graph_close(graph *g) {
     free(g->out);
     free(g->gate_up);
     free(g->act);
+    free(g->room.low);
+    free(g->room.delta);
     free(g);
+}
+
+void graph_prepare_lora(graph *g) {
+    const model_shape *s = g->s;
+    int width = s->intermediate > g->q_width ? s->intermediate : g->q_width;
+    if (g->room.low)
+        return;
+    g->room.low = new_rows(g->max_rows, 3 * LORA_MOST_RANK);
+    g->room.delta = new_rows(g->max_rows, width > s->dim ? width : s->dim);
 }
 
 static void norm_rows(graph *g, const float *add, const float *gain, int n_rows) {
@@ -92,6 +105,17 @@ static void matmul_rows(graph *g, const weight *w, const float *bias, const floa
                      .x_stride = n_in,
                      .y_stride = n_out};
     g->o->matmul(g->o, &a);
+}
+
+// What the adapters of the rows add to the product of the group that lies `at` in a layer.
+static void add_loras(graph *g, int layer, size_t at, const lora_span *spans, int n_spans,
+                      const float *x, int n_in, float *y, int n_out) {
+    for (int i = 0; i < n_spans; i++) {
+        const lora_span *s = &spans[i];
+        const void *group = (const char *)&s->l->layers[layer] + at;
+        lora_add(group, g->o, &g->room, x + (size_t)s->row * (size_t)n_in, n_in,
+                 y + (size_t)s->row * (size_t)n_out, n_out, s->n_rows);
+    }
 }
 
 static void write_kv(graph *g, int layer, const graph_batch *b) {
@@ -132,13 +156,18 @@ static void keep_rows(graph *g, const graph_batch *b) {
     }
 }
 
-static void feed_forward(graph *g, const layer_weights *w, int n_rows) {
+static void feed_forward(graph *g, int layer, int n_rows, const lora_span *loras, int n_loras) {
+    const layer_weights *w = &g->w->layers[layer];
     int width = g->s->intermediate;
     norm_rows(g, g->out, w->ffn_norm, n_rows);
     matmul_rows(g, w->gate_up, NULL, g->norm, g->s->dim, g->gate_up, 2 * width, n_rows);
+    add_loras(g, layer, offsetof(lora_layer, gate_up), loras, n_loras, g->norm, g->s->dim,
+              g->gate_up, 2 * width);
     swiglu_args a = {.gate_up = g->gate_up, .y = g->act, .n_rows = n_rows, .width = width};
     g->o->swiglu(g->o, &a);
     matmul_rows(g, w->down, NULL, g->act, width, g->out, g->s->dim, n_rows);
+    add_loras(g, layer, offsetof(lora_layer, down), loras, n_loras, g->act, width, g->out,
+              g->s->dim);
 }
 
 static void run_layer(graph *g, int layer, const graph_batch *b) {
@@ -146,15 +175,20 @@ static void run_layer(graph *g, int layer, const graph_batch *b) {
     bool last = layer == g->s->n_layers - 1;
     norm_rows(g, layer == 0 ? NULL : g->out, w->attn_norm, b->n_rows);
     matmul_rows(g, w->qkv, w->qkv_bias, g->norm, g->s->dim, g->qkv, g->qkv_width, b->n_rows);
+    add_loras(g, layer, offsetof(lora_layer, qkv), b->loras, b->n_loras, g->norm, g->s->dim, g->qkv,
+              g->qkv_width);
     write_kv(g, layer, b);
     if (last && b->n_keep == 0)
         return;
     if (last)
         keep_rows(g, b);
     attend(g, layer, last ? b->tails : b->spans, last ? b->n_tails : b->n_spans);
-    int n_rows = last ? b->n_keep : b->n_rows;
+    int n_rows = last ? b->n_keep : b->n_rows, n_loras = last ? b->n_kept_loras : b->n_loras;
+    const lora_span *loras = last ? b->kept_loras : b->loras;
     matmul_rows(g, w->attn_out, NULL, g->attn, g->q_width, g->out, g->s->dim, n_rows);
-    feed_forward(g, w, n_rows);
+    add_loras(g, layer, offsetof(lora_layer, attn_out), loras, n_loras, g->attn, g->q_width, g->out,
+              g->s->dim);
+    feed_forward(g, layer, n_rows, loras, n_loras);
 }
 
 float *graph_forward(graph *g, const graph_batch *b) {

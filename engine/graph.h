@@ -4,6 +4,7 @@
 #define ENGINE_GRAPH_H
 #include <stdint.h>
 #include "engine/kv.h"
+#include "engine/lora.h"
 #include "engine/weights.h"
 #include "kernels/ops.h"
 #include "model/model.h"
@@ -21,6 +22,9 @@ typedef struct graph_batch {
     int n_keep;
     const seq_span *tails;
     int n_tails;
+    // Rows with an adapter, ascending, and the same counted among the kept ones.
+    const lora_span *loras, *kept_loras;
+    int n_loras, n_kept_loras;
 } graph_batch;
 
 // Borrows all four; takes the memory for max_rows rows, and extra_hidden rows more behind the
@@ -28,6 +32,8 @@ typedef struct graph_batch {
 graph *graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int max_rows,
                   int extra_hidden);
 void graph_close(graph *g);
+// Takes the memory that adapters need, once; before the first batch that has one.
+void graph_prepare_lora(graph *g);
 // Writes the KV of all rows and returns hidden[n_keep, dim], the kept rows after the final norm;
 // valid until the next call. The caller may put extra_hidden rows behind them.
 float *graph_forward(graph *g, const graph_batch *b);

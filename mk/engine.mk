@@ -4,7 +4,7 @@ CFLAGS_FILE_engine_sample := -O3 -ffp-contract=off
 CFLAGS_FILE_engine_sample_select := -O3 -ffp-contract=off
 
 # What the engine's tests share: a writer of GGUF files, tiny models with random weights, the oracle's goldens.
-ENGINE_TEST_OBJ := $(patsubst %,$(B)/obj/tests/support/%.o,gguf_builder gguf_as_f32 hf_vocabulary hf_writer tiny_model golden)
+ENGINE_TEST_OBJ := $(patsubst %,$(B)/obj/tests/support/%.o,gguf_builder gguf_as_f32 hf_vocabulary hf_writer tiny_model tiny_lora golden)
 ENGINE_LIBS := $(patsubst %,$(B)/lib/%.a,engine kernels model base)
 $(B)/lib/engine_tests.a: $(ENGINE_TEST_OBJ)
 	@mkdir -p $(@D)
