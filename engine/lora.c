@@ -9,6 +9,8 @@
 typedef struct target { // one matrix that an adapter may adapt
     const char *name;
     int n_out;
+    int paired_dim; // > 0: rows of heads of this many, in the file as RoPE's pairs, in the model
+                    // not
 } target;
 
 typedef struct loader {
@@ -50,9 +52,10 @@ static int check_tensor(loader *l, const char *name, const gguf_tensor *t, uint6
                        (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
                        (unsigned long long)n_in, (unsigned long long)n_out);
     if (!weight_type_block((weight_type)t->type, &n_values, &n_bytes) ||
-        n_in % (uint64_t)n_values || t->bytes < n_in / (uint64_t)n_values * n_out * (uint64_t)n_bytes)
-        return err_set(l->e, ERR_UNSUPPORTED, NULL, "tensor %s: type %s does not fit its rows", name,
-                       gguf_tensor_type_name(t->type));
+        n_in % (uint64_t)n_values ||
+        t->bytes < n_in / (uint64_t)n_values * n_out * (uint64_t)n_bytes)
+        return err_set(l->e, ERR_UNSUPPORTED, NULL, "tensor %s: type %s does not fit its rows",
+                       name, gguf_tensor_type_name(t->type));
     return 0;
 }
 
@@ -62,6 +65,23 @@ static weight_source source_of(const char *name, const gguf_tensor *t) {
                            .data = t->data,
                            .n_out = (int64_t)t->dims[1],
                            .n_in = (int64_t)t->dims[0]};
+}
+
+// The rows of each head with the pairs (2i, 2i + 1) as (i, i + dim / 2): GGUF stores Llama's q and
+// k the one way, other files the other.
+static void *unpair_rows(const weight_source *b, int dim) {
+    int n_values = 0, n_bytes = 0;
+    weight_type_block(b->type, &n_values, &n_bytes);
+    size_t row = (size_t)(b->n_in / n_values) * (size_t)n_bytes;
+    char *out = malloc((size_t)b->n_out * row);
+    if (!out)
+        fatal("out of memory");
+    for (int64_t r = 0; r < b->n_out; r++) {
+        int64_t head = r / dim * dim, at = r % dim,
+                from = head + at % (dim / 2) * 2 + at / (dim / 2);
+        memcpy(out + (size_t)r * row, (const char *)b->data + (size_t)from * row, row);
+    }
+    return out;
 }
 
 // Adds the part of target i to g and its A to *a; nothing when the file does not adapt it.
@@ -83,12 +103,15 @@ static int load_part(loader *l, int layer, const target *t, int n_in, int at, lo
         check_tensor(l, name_b, tb, rank, (uint64_t)t->n_out))
         return -1;
     lora_part *p = &g->parts[g->n_parts];
-    *p = (lora_part){.rank = (int)rank,
-                     .n_out = t->n_out,
-                     .at = at,
-                     .scale = (float)(l->alpha / (double)rank)};
+    *p = (lora_part){
+        .rank = (int)rank, .n_out = t->n_out, .at = at, .scale = (float)(l->alpha / (double)rank)};
     weight_source b = source_of(name_b, tb);
-    if (l->l->o->weight_pack(l->l->o, &b, 1, &p->b, l->e))
+    void *unpaired = t->paired_dim ? unpair_rows(&b, t->paired_dim) : NULL;
+    if (unpaired)
+        b.data = unpaired;
+    int rc = l->l->o->weight_pack(l->l->o, &b, 1, &p->b, l->e);
+    free(unpaired);
+    if (rc)
         return -1;
     a[g->n_parts++] = source_of(name, ta);
     g->rank += p->rank;
@@ -114,11 +137,13 @@ static int load_group(loader *l, int layer, const target *targets, int n, int n_
 static int load_layer(loader *l, const model_shape *s, int i) {
     lora_layer *w = &l->l->layers[i];
     int q = s->n_heads * s->head_dim, kv = s->n_kv_heads * s->head_dim;
-    const target qkv[] = {{"attn_q.weight", q}, {"attn_k.weight", kv}, {"attn_v.weight", kv}};
-    const target attn_out[] = {{"attn_output.weight", s->dim}};
-    const target gate_up[] = {{"ffn_gate.weight", s->intermediate},
-                              {"ffn_up.weight", s->intermediate}};
-    const target down[] = {{"ffn_down.weight", s->dim}};
+    int paired = s->arch == ARCH_LLAMA && !s->rope_pairs ? s->head_dim : 0;
+    const target qkv[] = {
+        {"attn_q.weight", q, paired}, {"attn_k.weight", kv, paired}, {"attn_v.weight", kv, 0}};
+    const target attn_out[] = {{"attn_output.weight", s->dim, 0}};
+    const target gate_up[] = {{"ffn_gate.weight", s->intermediate, 0},
+                              {"ffn_up.weight", s->intermediate, 0}};
+    const target down[] = {{"ffn_down.weight", s->dim, 0}};
     return load_group(l, i, qkv, 3, s->dim, &w->qkv) ||
                    load_group(l, i, attn_out, 1, q, &w->attn_out) ||
                    load_group(l, i, gate_up, 2, s->dim, &w->gate_up) ||
@@ -132,7 +157,7 @@ static int load_layer(loader *l, const model_shape *s, int i) {
 static int check_all_used(loader *l, const model_shape *s) {
     if (l->n_used == gguf_n_tensors(l->file))
         return l->n_used ? 0 : err_set(l->e, ERR_FORMAT, NULL, "the file adapts nothing");
-    static const char *const known[] = {"attn_q",   "attn_k",   "attn_v",  "attn_output",
+    static const char *const known[] = {"attn_q",   "attn_k",   "attn_v", "attn_output",
                                         "ffn_gate", "ffn_down", "ffn_up"};
     for (size_t i = 0; i < gguf_n_tensors(l->file); i++) {
         gguf_string name = gguf_tensor_at(l->file, i)->name;

@@ -1,6 +1,6 @@
 // Adapters in the engine, on every backend: an adapter gives what the merged weights give; beside
-// base rows and other adapters each sequence gets what it gets alone, bit for bit; files that do not
-// fit are refused with their reason.
+// base rows and other adapters each sequence gets what it gets alone, bit for bit; files that do
+// not fit are refused with their reason.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +13,7 @@
 #include <cmocka.h>
 #include "tests/support/gguf_builder.h"
 #include "tests/support/golden.h"
+#include "tests/support/hf_writer.h"
 #include "tests/support/tiny_engine.h"
 #include "tests/support/tiny_lora.h"
 
@@ -104,6 +105,37 @@ static void an_adapter_is_what_merging_it_would_be(void **state) {
         }
 }
 
+// Hugging Face's Llama files hold the heads' rows in another order than GGUF's, adapters too.
+static void the_base_may_be_a_directory(void **state) {
+    char dir[] = "/tmp/tiergate-lora-XXXXXX", command[64];
+    tiny_engine f = {0}, hf = {0};
+    buf lora = {0};
+    err e = {0};
+    int32_t ids[PROMPT];
+    engine_sampled got[MADE], wanted[MADE];
+    sampling_params p = told();
+    engine_config c = tiny_config(*state, 1);
+    tiny_engine_open(&f, "llama", c);
+    assert_non_null(mkdtemp(dir));
+    hf_write_model(f.m, dir, WT_F32);
+    if (model_open(dir, NULL, &hf.m, &e) || engine_open(hf.m, &c, &hf.g, &e))
+        fail_msg("%s", e.message);
+    tiny_lora_bytes(tiny_model_find("llama"), 5, 77, WT_F32, NULL, &lora);
+    engine_adapter *a = open_adapter(f.g, &lora), *b = open_adapter(hf.g, &lora);
+    tiny_ids(ids, PROMPT, 3);
+    generate(f.g, a, ids, &p, wanted);
+    generate(hf.g, b, ids, &p, got);
+    for (int i = 0; i < MADE; i++)
+        expect_close(&got[i], &wanted[i]);
+    engine_adapter_close(a);
+    engine_adapter_close(b);
+    tiny_engine_close(&f);
+    tiny_engine_close(&hf);
+    buf_release(&lora);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    assert_int_equal(system(command), 0);
+}
+
 // Four sequences: adapter a, none, adapter b, a again; prompts in chunks of a length each.
 static void company_changes_no_bit(void **state) {
     static const char *const models[] = {"q4_1", "llama"};
@@ -136,13 +168,13 @@ static void company_changes_no_bit(void **state) {
                 if (made[i] == MADE)
                     continue;
                 who[n] = i;
-                rows[n++] = left > 0
-                                ? (engine_row){.seq = s[i],
-                                               .tokens = ids[i] + at,
-                                               .n = left < chunk ? left : chunk,
-                                               .sample = left <= chunk}
-                                : (engine_row){
-                                      .seq = s[i], .tokens = &next[i], .n = 1, .sample = true};
+                rows[n++] =
+                    left > 0
+                        ? (engine_row){.seq = s[i],
+                                       .tokens = ids[i] + at,
+                                       .n = left < chunk ? left : chunk,
+                                       .sample = left <= chunk}
+                        : (engine_row){.seq = s[i], .tokens = &next[i], .n = 1, .sample = true};
             }
             const engine_result *r = tiny_step(f.g, rows, n);
             for (int k = 0; k < n; k++)
@@ -259,6 +291,7 @@ static void files_that_do_not_fit_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         ALL(an_adapter_is_what_merging_it_would_be),
+        ON("ref", the_base_may_be_a_directory),
         ALL(company_changes_no_bit),
         ALL(a_fork_keeps_the_adapter),
         ON("ref", files_that_do_not_fit_are_refused),
