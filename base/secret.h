@@ -28,6 +28,10 @@ void secret_wipe(void *p, size_t n);
 bool secret_equal(const void *a, const void *b, size_t n);                   // constant time
 void secret_hmac(const secret *s, const void *p, size_t n, uint8_t out[32]); // HMAC-SHA-256
 void secret_sha256(const void *p, size_t n, uint8_t out[32]);
+// Of a whole file; *bytes is its size. progress(ctx, n) is called after every n more bytes; NULL:
+// none. ERR_IO names the path.
+int secret_sha256_file(const char *path, void (*progress)(void *ctx, size_t n), void *ctx,
+                       uint8_t out[32], uint64_t *bytes, err *e);
 
 // AES-256-GCM (NIST SP 800-38D). Appends id(4) nonce(12) ciphertext tag(16) to out; aad is bound,
 // not stored.

@@ -21,7 +21,7 @@ static const command commands[] = {
     {"usage", command_usage,
      "what was used: by tenant, model and day, or request by request; verify: does it add up?"},
     {"why", command_why, "the life of one request, from its acceptance to its row"},
-    {"model", command_model, "check a model file"},
+    {"model", command_model, "models: check, add, ls, verify, rm"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

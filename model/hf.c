@@ -179,6 +179,32 @@ static int open_shards(hf *d, const char *directory, err *e) {
     return rc;
 }
 
+static int each_shard(const char *directory, int (*each)(void *ctx, const char *name), void *ctx,
+                      err *e) {
+    json_t *index = NULL;
+    const char *names[HF_MAX_SHARDS];
+    size_t n = 0;
+    if (has_file(directory, SINGLE))
+        return each(ctx, SINGLE);
+    if (json_file_read(directory, INDEX, MAX_INDEX_BYTES, true, JSON_NUMBERS_EXACT, &index, e))
+        return -1;
+    int rc = list_shards(json_object_get(index, "weight_map"), names, &n, e) || each(ctx, INDEX);
+    for (size_t i = 0; i < n && !rc; i++)
+        rc = each(ctx, names[i]);
+    json_decref(index);
+    return rc ? -1 : 0;
+}
+
+int hf_each_file(const char *directory, int (*each)(void *ctx, const char *name), void *ctx,
+                 err *e) {
+    static const char *const files[] = {"config.json", "generation_config.json", "tokenizer.json",
+                                        "tokenizer_config.json", "chat_template.jinja"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (has_file(directory, files[i]) && each(ctx, files[i]))
+            return -1;
+    return each_shard(directory, each, ctx, e);
+}
+
 const safetensor *hf_find(const hf *d, const char *name, const safetensors **shard) {
     for (size_t i = 0; i < d->n_shards; i++) {
         const safetensor *t = safetensors_find(d->shards[i], name);

@@ -12,6 +12,10 @@ bool hf_is_directory(const char *path);
 // ERR_IO, ERR_FORMAT or ERR_UNSUPPORTED, naming file and field or tensor. The message begins with
 // the path.
 int hf_open(const char *directory, gguf **out, err *e);
+// Calls each(ctx, name) for every file of the directory that opening reads, in a fixed order, until
+// it returns -1, which is then returned. Names are borrowed for the call.
+int hf_each_file(const char *directory, int (*each)(void *ctx, const char *name), void *ctx,
+                 err *e);
 // Names GGUF's keys and tensors in e's message by those of the directory's files.
 void hf_explain(err *e);
 

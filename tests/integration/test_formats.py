@@ -1,11 +1,13 @@
 """Models of other formats than GGUF, served end to end: Hugging Face directories over HTTPS."""
+import hashlib
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from installation import BINARY, ROOT, Installation
+from installation import BINARY, ROOT, wait_for
 
 TOOL = BINARY.parent / "tests" / "hf_directory"
 FIXTURES = ROOT / "tests" / "fixtures" / "hf"
@@ -63,3 +65,130 @@ def test_a_directory_that_is_wrong_is_one_line_with_file_and_field(tmp_path):
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert 'config.json: model_type is "gemma2"' in done.stderr
+
+
+# ---- add, ls, verify, rm
+
+
+@pytest.fixture
+def cli(gateway):
+    """`tiergate model WORDS` of the shared installation, and no model left in its registry afterwards."""
+    def call(*words):
+        line = [BINARY, "model", *words, "--config", f"{gateway.ready['data_dir']}/run.ini"]
+        return subprocess.run(line, capture_output=True, text=True)
+    yield call
+    for model in json.loads(call("ls", "--json").stdout):
+        assert call("rm", model["name"], "--unassign").returncode == 0
+
+
+def copy(name, to):
+    shutil.copytree(FIXTURES / name, to)
+    return to
+
+
+def test_a_directory_is_added_listed_verified_and_removed(cli, tmp_path):
+    path = copy("qwen2-yarn-bf16-sharded", tmp_path / "Tiny-Qwen2")
+    done = cli("add", path, "--tier", "7b")
+    assert done.returncode == 0, done.stderr
+    assert f"[model tiny-qwen2]\npath = {path}\ntier = 7b\n" in done.stdout
+    [model] = json.loads(cli("ls", "--json").stdout)
+    assert (model["name"], model["path"], model["format"], model["tier"]) == ("tiny-qwen2", str(path), "safetensors", "7b")
+    assert model["context"] == 128 and model["shape"]["layers"] == 2 and model["shape"]["architecture"] == "qwen2"
+    assert model["files"] == len(list(path.iterdir())) and model["tenants"] == 0
+    assert model["bytes"] == sum(p.stat().st_size for p in path.iterdir())
+    assert "tiny-qwen2" in cli("ls").stdout
+    assert cli("verify").stdout == "tiny-qwen2: as it was added\n"
+    assert cli("rm", "tiny-qwen2").returncode == 0
+    assert json.loads(cli("ls", "--json").stdout) == []
+    assert path.exists()
+
+
+def test_add_records_the_sum_of_every_file_that_is_read(cli, tmp_path, model_file):
+    path = copy("llama-bf16", tmp_path / "llama")
+    (path / "README.md").write_text("not read")
+    added = json.loads(cli("add", path, "--json").stdout)
+    sums = {f["file"]: f["sha256"] for f in added["files"]}
+    assert sums == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.iterdir() if p.name != "README.md"}
+    added = json.loads(cli("add", model_file, "--name", "real", "--json").stdout)
+    assert added["format"] == "gguf"
+    assert [f["sha256"] for f in added["files"]] == [hashlib.sha256(Path(model_file).read_bytes()).hexdigest()]
+
+
+@pytest.mark.parametrize("harm, says", [
+    (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "model-00002-of-00003.safetensors is gone"),
+    (lambda d: flip(d / "model-00001-of-00003.safetensors", -1), "model-00001-of-00003.safetensors has another SHA-256"),
+    (lambda d: (d / "generation_config.json").write_text("{}"), "generation_config.json has another size"),
+    (lambda d: (d / "chat_template.jinja").unlink(), "chat_template.jinja is gone"),
+    (lambda d: flip(d / "config.json", 5), "config.json"),
+    (lambda d: shutil.rmtree(d), "No such file"),
+])
+def test_verify_names_what_differs(cli, tmp_path, harm, says):
+    path = copy("qwen2-yarn-bf16-sharded", tmp_path / "m")
+    assert cli("add", path).returncode == 0
+    harm(path)
+    done = cli("verify", "m")
+    assert done.returncode == 1 and says in done.stdout, done.stdout + done.stderr
+    assert "1 of 1 model differs from what was added" in done.stderr
+    [told] = json.loads(cli("verify", "--json").stdout)
+    assert told["name"] == "m" and told["same"] is False
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_new_file_that_is_read_differs(cli, tmp_path):
+    path = copy("qwen2-f32-tied", tmp_path / "m")
+    (path / "generation_config.json").unlink()
+    assert cli("add", path).returncode == 0
+    (path / "generation_config.json").write_text("{}")
+    assert "generation_config.json is new" in cli("verify").stdout
+
+
+def test_a_model_that_a_tenant_may_use_is_not_removed(cli, gateway, model_file):
+    assert cli("add", model_file, "--name", gateway.model).returncode == 0
+    done = cli("rm", gateway.model)
+    assert done.returncode == 2
+    assert f"{gateway.model} is assigned to tenant 'local' as '{gateway.model}'" in done.stderr
+    assert [m["tenants"] for m in json.loads(cli("ls", "--json").stdout)] == [1]
+
+
+def test_unassign_takes_the_assignments_away_too(install):
+    served = install(model=FIXTURES / "qwen2-f32-tied", name="tiny").start()
+    gateway = served.gateway()
+    gateway.command("model", "add", str(FIXTURES / "qwen2-f32-tied"), "--name", "tiny")
+    assert gateway.works()
+    assert gateway.command("model", "rm", "tiny", "--unassign") == {"name": "tiny", "removed": True, "unassigned": 1}
+    wait_for(lambda: gateway.post("/v1/chat/completions", gateway.chat())[0] == 403, 10, "still assigned")
+    assert served.stop() == 0
+
+
+@pytest.mark.parametrize("words, status, says", [
+    ([], 2, "say check, add, ls, verify or rm"),
+    (["load"], 2, "say check, add, ls, verify or rm"),
+    (["check"], 2, "model check needs a GGUF file or a directory"),
+    (["add"], 2, "model add needs a GGUF file or a directory"),
+    (["rm"], 2, "model rm needs a name"),
+    (["ls", "x"], 2, "'x' is one word too many"),
+    (["add", "/nowhere"], 2, "no such file or directory: /nowhere"),
+    (["add", FIXTURES / "qwen2-f32-tied", "--name", "No Name"], 2, "--name is 1 to 63 small letters"),
+    (["add", FIXTURES / "qwen2-f32-tied", "--tier", "7B"], 2, "--tier is 1 to 15 small letters"),
+    (["add", FIXTURES / "qwen2-f32-tied", "--template", "jinja"], 1, "no chat template 'jinja'"),
+    (["add", ROOT / "docs" / "models.md"], 1, "not a GGUF file"),
+    (["add", ROOT / "docs"], 1, "config.json: No such file"),
+    (["rm", "nothing"], 1, "there is no model 'nothing'"),
+    (["verify", "nothing"], 1, "there is no model 'nothing'"),
+])
+def test_a_wrong_word_is_one_clear_line(cli, words, status, says):
+    done = cli(*words)
+    assert done.returncode == status and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_name_is_taken_once(cli):
+    assert cli("add", FIXTURES / "qwen2-f32-tied", "--name", "one").returncode == 0
+    done = cli("add", FIXTURES / "llama-bf16", "--name", "one")
+    assert done.returncode == 2 and "there is a model 'one' already" in done.stderr
+    [model] = json.loads(cli("ls", "--json").stdout)
+    assert model["path"] == str(FIXTURES / "qwen2-f32-tied")
