@@ -18,6 +18,7 @@ typedef enum err_code {
     ERR_METHOD,
     ERR_IN_PROGRESS,   // same Idempotency-Key, first one still running
     ERR_IDEM_MISMATCH, // same Idempotency-Key, other body
+    ERR_SUPERSEDED,    // by a newer request of the same session
     ERR_TOO_LARGE,
     ERR_RATE,      // a window or a concurrency limit; retry_ms says when
     ERR_QUOTA,     // a budget; waiting for it does not help soon

@@ -34,7 +34,7 @@ static const difference checks[] = {
     {"outcome",
      "SELECT format('request %s: its outcome is \"%s\"', request_id, outcome) FROM usage "
      "WHERE outcome NOT IN ('ok', 'client_gone', 'deadline', 'overloaded', 'worker_lost', "
-     "'dead_letter', 'revoked', 'gateway_lost', 'failed', 'unknown') "
+     "'dead_letter', 'revoked', 'superseded', 'gateway_lost', 'failed', 'unknown') "
      "ORDER BY request_id LIMIT $1::int"},
     {"money",
      "SELECT format('request %s: money is %s, its prices and tokens make %s', request_id, money, "

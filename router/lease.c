@@ -160,6 +160,10 @@ static void take_message(router *r, const redis_value *message) {
     const char *bytes = redis_value_str(redis_value_at(fields, 1), &n);
     if (id)
         snprintf(r->read_from, sizeof r->read_from, "%s", id);
+    if (bytes && redis_value_is(redis_value_at(fields, 0), QUEUE_SUPERSEDED)) {
+        session_take_word(r, bytes, n);
+        return;
+    }
     if (!bytes || !redis_value_is(redis_value_at(fields, 0), "r"))
         return;
     reply m;

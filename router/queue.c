@@ -300,3 +300,12 @@ void queue_stop_command(uint64_t worker, const char *id, int attempt, uint64_t r
     command_text(out, channel);
     command_printf(out, "%s %d %016" PRIx64, id, attempt, run);
 }
+
+void queue_supersede_command(uint64_t gateway, const char *id, command *out) {
+    char stream[64];
+    queue_key_gateway(stream, sizeof stream, gateway);
+    command_words(out, 8,
+                  (const char *const[]){"XADD", stream, "NOMKSTREAM", "MAXLEN", "~",
+                                        REPLY_STREAM_MOST, "*", QUEUE_SUPERSEDED});
+    command_text(out, id);
+}

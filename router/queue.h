@@ -89,6 +89,11 @@ void queue_score_command(const queue_place *p, command *out);  // answer: nil wh
 // Tells a worker to stop a run: PUBLISH on its channel.
 void queue_stop_command(uint64_t worker, const char *id, int attempt, uint64_t run, command *out);
 
+// Tells another gateway, in its reply stream, that a request of its was superseded; nothing when
+// its lease is over.
+void queue_supersede_command(uint64_t gateway, const char *id, command *out);
+#define QUEUE_SUPERSEDED "s" // the field; replies have "r"
+
 // ---- names, for both
 void queue_key_prefix(char *out, size_t n, const char *tier); // tg:{M}:
 void queue_key_payload(char *out, size_t n, const char *tier, const char *id,

@@ -40,6 +40,7 @@ static const char *const outcome_names[] = {
     [OUTCOME_WORKER_LOST] = "worker_lost",
     [OUTCOME_DEAD_LETTER] = "dead_letter",
     [OUTCOME_REVOKED] = "revoked",
+    [OUTCOME_SUPERSEDED] = "superseded",
     [OUTCOME_GATEWAY_LOST] = "gateway_lost",
     [OUTCOME_FAILED] = "failed",
     [OUTCOME_UNKNOWN] = "unknown",
@@ -124,6 +125,7 @@ void request_forget(request *q) {
     while (*at != q)
         at = &(*at)->chain;
     *at = q->chain;
+    session_leave(q);
     list_remove(&r->lists[q->state], q);
     metric_add(r->s->metrics.states[q->state], -1);
     loop_timer_remove(r->l, q->deadline);
@@ -146,6 +148,8 @@ static void copy_spec(request *q, const request_spec *spec) {
     s->prompt = dup_or_null(&q->a, spec->prompt, (size_t)spec->n_prompt * sizeof *spec->prompt);
     for (int i = 0; i < spec->n_stops; i++)
         s->stops[i].text = dup_or_null(&q->a, spec->stops[i].text, spec->stops[i].n);
+    if (spec->session)
+        s->session = arena_strdup(&q->a, spec->session);
     if (!(s->weight > 0))
         s->weight = 1;
     if (s->deadline_ms <= 0)
@@ -268,6 +272,7 @@ int router_submit(router *r, const request_spec *spec, const request_events *eve
     list_add(&r->lists[HOLDING], q);
     metric_add(r->s->metrics.states[HOLDING], 1);
     q->deadline = loop_timer_add(r->l, (int)q->spec->deadline_ms, false, on_deadline, q);
+    session_enter(q);
     request_hold(q);
     *out = q;
     return 0;
@@ -291,7 +296,7 @@ void request_handed(request *q, int choice, int total) {
     request_finish_if_complete(q);
 }
 
-static void describe(request_outcome why, err *e) {
+void request_describe(request_outcome why, err *e) {
     switch (why) {
     case OUTCOME_CLIENT_GONE:
         err_set(e, ERR_CANCELLED, NULL, "the client went away");
@@ -299,17 +304,20 @@ static void describe(request_outcome why, err *e) {
     case OUTCOME_REVOKED:
         err_set(e, ERR_KEY, NULL, "the key was revoked");
         break;
+    case OUTCOME_SUPERSEDED:
+        err_set(e, ERR_SUPERSEDED, NULL, "a newer request of its session took its place");
+        break;
     case OUTCOME_DEADLINE:
         err_set(e, ERR_DEADLINE, NULL, "the request took too long");
         break;
     default:
-        err_set(e, ERR_INTERNAL, NULL, "the request was cancelled");
+        err_set(e, ERR_DEPENDENCY, NULL, "the gateway gave the request up");
     }
 }
 
 void request_cancel(request *q, request_outcome why) {
     err e = {0};
-    describe(why, &e);
+    request_describe(why, &e);
     if (q->state == HOLDING)
         q->outcome = why; // hold's answer ends it
     else

@@ -60,6 +60,9 @@ typedef struct request_spec { // everything is copied by router_submit, except w
     // SHA-256 in hexadecimal, "" = none: of the client's Idempotency-Key, and of its body (together
     // with its path), by which a repeated request and a poisonous one are known.
     char idem[65], body_hash[65];
+    // Of the editor, NULL: none. From submission on, older requests with the same key, task and
+    // session end as superseded, wherever they run.
+    const char *session;
 } request_spec;
 
 typedef enum request_outcome {
@@ -70,6 +73,7 @@ typedef enum request_outcome {
     OUTCOME_WORKER_LOST,
     OUTCOME_DEAD_LETTER,
     OUTCOME_REVOKED,
+    OUTCOME_SUPERSEDED, // by a newer request of its session
     OUTCOME_GATEWAY_LOST,
     OUTCOME_FAILED, // engine, Redis, or a settlement that was not ours
     OUTCOME_UNKNOWN,

@@ -173,6 +173,7 @@ void request_close(request *q, request_outcome why, const err *e) {
     if (!request_is_open(q))
         return;
     q->outcome = why;
+    session_leave(q);
     fill_row(q);
     fill_end(q, e);
     stop_work(q);

@@ -105,13 +105,9 @@ static void refuse_by_limit(request *q, const quota_answer *a) {
 
 // It was cancelled, or its deadline came, while hold was under way.
 static void refuse_ended(request *q) {
-    static const err_code codes[] = {[OUTCOME_CLIENT_GONE] = ERR_CANCELLED,
-                                     [OUTCOME_DEADLINE] = ERR_DEADLINE,
-                                     [OUTCOME_REVOKED] = ERR_KEY};
-    size_t known = sizeof codes / sizeof *codes;
-    err_code code = (size_t)q->outcome < known ? codes[q->outcome] : ERR_NONE;
-    refuse(q, q->outcome, code ? code : ERR_DEPENDENCY, code ? 0 : LOST_MS,
-           "the request ended before it was accepted");
+    err e = {0};
+    request_describe(q->outcome, &e);
+    request_refuse(q, q->outcome, &e);
 }
 
 // ---- line A on the disk

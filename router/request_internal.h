@@ -25,6 +25,8 @@
 #define SLICE_EARLY 64 // asked for so many tokens before the grant ends
 #define FENCE_SLOTS 256
 #define FULL_SLOTS 64
+#define SESSION_BYTES 16   // of the SHA-256 that names a session
+#define SESSION_CHAINS 256 // by the first byte
 
 typedef struct quota_loader quota_loader;
 
@@ -81,6 +83,11 @@ struct request {
     bool is_extending;
     char limited_by[8]; // kind of the limit that ends the grant, "" = none
     rates rates;        // as of the hold
+
+    // session (request_session.c)
+    char session[2 * SESSION_BYTES + 1]; // in hexadecimal, "" = none, or not any more
+    uint64_t turn;                       // of router_shared.turns: the higher, the newer
+    request *next_of_session;            // in router.sessions
 
     // journal
     journal_mark mark;
@@ -147,7 +154,8 @@ struct router_shared {
     quota_loader *loader;
     limits *limits;
     pthread_mutex_t mutex;
-    router_slot *slots; // entered by router_open, left by router_close
+    router_slot *slots;     // entered by router_open, left by router_close
+    _Atomic uint64_t turns; // taken by requests that name a session
     router_metrics metrics;
 };
 
@@ -168,7 +176,8 @@ struct router {
     char read_from[48]; // last id read from the reply stream
     bool is_reading;
 
-    request *table[4096]; // by id, chained
+    request *table[4096];              // by id, chained
+    request *sessions[SESSION_CHAINS]; // by session, chained: those that are not closed
     request_list lists[N_STATES];
     request *undurable, *undurable_last; // in order of their line A; entered by accepting, left by
                                          // the journal's letter; each holds a reference
@@ -191,8 +200,9 @@ void request_move(request *q, request_state to);
 void request_ref(request *q);
 void request_unref(request *q); // the last one frees
 void request_release_work(request *q);
-void request_forget(request *q);        // leaves list and table
-bool request_is_open(const request *q); // queued or running: frames may move it
+void request_forget(request *q);                    // leaves list and table
+void request_describe(request_outcome why, err *e); // what a client is told of it
+bool request_is_open(const request *q);             // queued or running: frames may move it
 int64_t request_age_ms(const request *q);
 void router_check_drained(router *r);
 
@@ -203,6 +213,12 @@ void router_take_durable(router *r, void *arg); // mailbox_fn of the journal
 void router_let_go_undurable(router *r);
 void router_release_holds(router *r); // those whose release was not answered
 void router_let_go_unreleased(router *r);
+
+// ---- request_session.c: a newer request of a session ends the older ones
+void session_enter(request *q); // before its hold is sent, so that theirs are released first
+void session_leave(request *q); // again: nothing
+void session_take_word(router *r, const char *id,
+                       size_t n); // another gateway has a newer one than id
 
 // ---- quota_load.c: brings a scope from the ledger to Redis, on a thread of its own
 quota_loader *quota_loader_open(const config *c);

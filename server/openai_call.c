@@ -13,7 +13,8 @@
 #include <string.h>
 #include <strings.h>
 
-#define STATUS_GONE 499 // in logs only
+#define STATUS_GONE 499 // in logs only: the client left
+#define STATUS_CUT 503  // in logs only: this gateway went before the answer began
 #define JSON "application/json"
 
 // ---- the end of a call
@@ -78,9 +79,10 @@ void call_fail(call *c, const err *e) {
 }
 
 void call_abandon(call *c) {
+    bool is_cut = c->seat->is_cut;
     if (!c->record.outcome)
-        c->record.outcome = "client_gone";
-    end(c, STATUS_GONE);
+        c->record.outcome = is_cut ? "gateway_lost" : "client_gone";
+    end(c, !is_cut ? STATUS_GONE : c->is_streaming ? 200 : STATUS_CUT);
     exchange_abandon(c->x);
 }
 
@@ -159,13 +161,7 @@ static int check_length(const exchange *x, const openai_limits *limits, err *e) 
                    limits->body_bytes);
 }
 
-// Headers that ask for what is not built: better refused than passed over.
-static int check_headers(const exchange *x, err *e) {
-    static const char *const unsupported[] = {"x-tiergate-session"};
-    for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++)
-        if (exchange_header(x, unsupported[i]))
-            return err_set(e, ERR_UNSUPPORTED, unsupported[i],
-                           "The header '%s' is not supported by this gateway.", unsupported[i]);
+static int check_coding(const exchange *x, err *e) {
     const char *coding = exchange_header(x, "content-encoding");
     if (coding && strcasecmp(coding, "identity") != 0)
         return err_set(e, ERR_UNSUPPORTED, "content-encoding",
@@ -198,7 +194,7 @@ void call_on_head(exchange *x) {
     if (e.code == ERR_METHOD)
         exchange_set_header(x, "allow", allow);
     if (!c->route || check_key_given(x, &e) || check_length(x, &c->limits, &e) ||
-        check_headers(x, &e))
+        check_coding(x, &e))
         call_fail(c, &e);
 }
 

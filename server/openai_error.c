@@ -25,6 +25,7 @@ static const row table[] = {
     {ERR_NOT_FOUND, {404, CALLER, "not_found", 0, false}},
     {ERR_METHOD, {405, CALLER, "method_not_allowed", 0, false}},
     {ERR_IN_PROGRESS, {409, CALLER, "request_in_progress", 1000, false}},
+    {ERR_SUPERSEDED, {409, CALLER, "superseded", 0, true}},
     {ERR_IDEM_MISMATCH, {422, CALLER, "idempotency_mismatch", 0, false}},
     {ERR_TOO_LARGE, {413, CALLER, "request_too_large", 0, false}},
     {ERR_RATE, {429, "rate_limit_error", "rate_limit_exceeded", 1000, false}},

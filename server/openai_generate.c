@@ -10,6 +10,7 @@
 
 #define LARGE_BODY 65536
 #define LONG_PROMPT 4096
+#define SESSION_MOST 128
 #define MAX_DEADLINE_MS 86400000 // a day
 
 // ---- headers
@@ -35,6 +36,19 @@ static int read_truncate(const exchange *x, generation *g, err *e) {
     if (!g->allow_truncate && strcmp(text, "0") != 0)
         return err_set(e, ERR_INVALID, "x-tiergate-allow-truncate",
                        "'x-tiergate-allow-truncate' must be 0 or 1.");
+    return 0;
+}
+
+static int read_session(const exchange *x, generation *g, err *e) {
+    const char *text = g->session = exchange_header(x, "x-tiergate-session");
+    size_t n = text ? strlen(text) : 0, printable = 0;
+    while (printable < n && text[printable] >= 0x21 && text[printable] <= 0x7e)
+        printable++;
+    if (text && (n < 1 || n > SESSION_MOST || printable < n))
+        return err_set(e, ERR_INVALID, "x-tiergate-session",
+                       "'x-tiergate-session' must be 1 to %d printable ASCII characters without "
+                       "spaces.",
+                       SESSION_MOST);
     return 0;
 }
 
@@ -130,6 +144,7 @@ static void fill_spec(const generation *g, const part *p, request_spec *s) {
         .fim = g->is_fim,
         .echo_logprobs = g->q.echo && g->q.has_logprobs,
         .deadline_ms = g->deadline_ms,
+        .session = g->session,
     };
     snprintf(s->id, sizeof s->id, "%s", p->index ? "" : exchange_id(c->x));
     snprintf(s->tenant, sizeof s->tenant, "%s", c->who.tenant);
@@ -183,17 +198,18 @@ static void release_prompts(generation *g) {
         token_list_release(&g->parts[i].prompt);
 }
 
-// One key stands for one request of the router.
-static void check_idempotency(generation *g) {
-    if (g->idem[0] && g->n_parts > 1)
-        err_set(&g->failed, ERR_UNSUPPORTED, "idempotency-key",
-                "'Idempotency-Key' is not supported for several prompts in one request.");
+// Each stands for one request of the router.
+static void check_single(generation *g) {
+    const char *name = g->idem[0] ? "idempotency-key" : g->session ? "x-tiergate-session" : NULL;
+    if (name && g->n_parts > 1)
+        err_set(&g->failed, ERR_UNSUPPORTED, name,
+                "'%s' is not supported for several prompts in one request.", name);
 }
 
 static void prepared(call *c) {
     generation *g = c->user;
     if (!g->failed.code)
-        check_idempotency(g);
+        check_single(g);
     if (g->target.model)
         c->record.model = g->target.model->config->name;
     if (c->is_gone || g->failed.code) {
@@ -226,7 +242,8 @@ static void start(call *c, openai_kind kind) {
     c->user = g;
     exchange_body(c->x, &n);
     if (read_deadline(c->x, g, &g->failed) || read_truncate(c->x, g, &g->failed) ||
-        read_task(c->x, g, &g->failed) || idempotency_read(c->x, g->idem, &g->failed)) {
+        read_task(c->x, g, &g->failed) || read_session(c->x, g, &g->failed) ||
+        idempotency_read(c->x, g->idem, &g->failed)) {
         call_fail(c, &g->failed);
     } else if (n <= LARGE_BODY) {
         parse(c);

@@ -35,6 +35,7 @@ struct generation {
     lane lane;
     int64_t deadline_ms;
     bool allow_truncate, is_fim;
+    const char *session; // of the editor, borrowed from the exchange; NULL: none
     char idem[IDEMPOTENCY_HASH], body_hash[IDEMPOTENCY_HASH];
     const char *replay; // the stored answer to an earlier request with this key, or NULL
     size_t n_replay;

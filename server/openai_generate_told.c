@@ -223,11 +223,15 @@ void generation_open(generation *g) {
 // An echo with log-probabilities needs those of the whole prompt.
 static void check_prompts(generation *g) {
     bool wants = g->q.echo && g->q.has_logprobs && !g->failed.code;
-    for (int i = 0; wants && i < g->n_parts; i++)
-        if (answer_prompt_taken(g->answer, i) != g->parts[i].n_prompt)
-            err_set(&g->failed, ERR_INTERNAL, NULL,
-                    "the worker sent log-probabilities of %d of %d prompt tokens",
-                    answer_prompt_taken(g->answer, i), g->parts[i].n_prompt);
+    for (int i = 0; wants && i < g->n_parts; i++) {
+        int taken = answer_prompt_taken(g->answer, i);
+        if (taken == g->parts[i].n_prompt)
+            continue;
+        err_set(&g->failed, ERR_INTERNAL, NULL,
+                "the worker sent log-probabilities of %d of %d prompt tokens", taken,
+                g->parts[i].n_prompt);
+        g->c->record.outcome = request_outcome_name(OUTCOME_FAILED);
+    }
 }
 
 static answer_usage sum_usage(generation *g) {

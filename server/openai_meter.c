@@ -6,7 +6,7 @@
 
 #define MAX_ROUTES 32
 
-static const int statuses[] = {200, 400, 401, 403, 404, 413, 429, 499, 500, 503, 504};
+static const int statuses[] = {200, 400, 401, 403, 404, 409, 413, 429, 499, 500, 503, 504};
 #define N_STATUSES (int)(sizeof statuses / sizeof *statuses)
 
 static const double first_token_bounds[] = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,

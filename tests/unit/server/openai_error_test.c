@@ -27,6 +27,7 @@ static const told table[] = {
     {ERR_NOT_FOUND, 404, "not_found", false, false},
     {ERR_METHOD, 405, "method_not_allowed", false, false},
     {ERR_IN_PROGRESS, 409, "request_in_progress", false, true},
+    {ERR_SUPERSEDED, 409, "superseded", true, false},
     {ERR_IDEM_MISMATCH, 422, "idempotency_mismatch", false, false},
     {ERR_TOO_LARGE, 413, "request_too_large", false, false},
     {ERR_RATE, 429, "rate_limit_exceeded", false, true},
