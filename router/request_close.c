@@ -173,6 +173,8 @@ void request_close(request *q, request_outcome why, const err *e) {
     if (!request_is_open(q))
         return;
     q->outcome = why;
+    log_event(LOG_DEBUG, "request.closing", "{s:s,s:s,s:I}", "id", q->id, "outcome",
+              request_outcome_name(why), "us", (long long)clock_mono_us());
     session_leave(q);
     fill_row(q);
     fill_end(q, e);

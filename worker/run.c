@@ -3,6 +3,7 @@
 #include "worker/run.h"
 #include <stdlib.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/log.h"
 
 static void tokens_reserve(choice *c, int n) {
@@ -84,15 +85,18 @@ void choice_end(run *r, choice *c, engine *g) {
     c->done = true;
 }
 
-// What this run made, for whoever compares the ledger with what workers did.
+// What this run made and when, for whoever compares the ledger, or the end of a client, with what
+// workers did. Times are monotonic.
 static void log_end(const run *r) {
     int made = 0, had = 0;
     for (int i = 0; i < r->j.n_choices; i++) {
         had += r->j.so_far[i].n;
         made += choice_made(r, &r->choices[i]) - r->j.so_far[i].n;
     }
-    log_event(LOG_DEBUG, "run.end", "{s:s,s:i,s:I,s:i,s:i}", "request", r->j.id, "attempt",
-              r->j.attempt, "run", (long long)r->number, "had", had, "made", made);
+    log_event(LOG_DEBUG, "run.end", "{s:s,s:i,s:I,s:i,s:i,s:I,s:I,s:I}", "request", r->j.id,
+              "attempt", r->j.attempt, "run", (long long)r->number, "had", had, "made", made,
+              "step_us", (long long)r->step_us, "step_before_us", (long long)r->step_before_us,
+              "us", (long long)clock_mono_us());
 }
 
 void run_free(run *r, engine *g) {

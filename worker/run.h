@@ -45,9 +45,11 @@ typedef struct run {
     double weight;
     int64_t last_ms;    // monotonic: when its last frame was sent
     int64_t arrived_us; // monotonic: when its request was accepted
-    bool begun;         // a pass had a row of it
-    bool prefilled;     // said so
-    int n_live;         // choices that are not done
+    // monotonic: when the last step that made a token of it began, and the one before; for the log
+    int64_t step_us, step_before_us;
+    bool begun;     // a pass had a row of it
+    bool prefilled; // said so
+    int n_live;     // choices that are not done
     choice choices[JOB_CHOICES];
 } run;
 

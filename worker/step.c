@@ -474,6 +474,14 @@ static int token_frames(stepper *s, const engine_result *res, outbox *o, int i, 
     return made;
 }
 
+// When the last two steps that made tokens of the run began.
+static void note_step(run *r, int64_t begun_us) {
+    if (r->step_us == begun_us)
+        return; // another choice of it
+    r->step_before_us = r->step_us;
+    r->step_us = begun_us;
+}
+
 // Engine time that led to no token (a chunk in the middle of a prompt) is reported too, in a HOLD
 // frame.
 static void absorb(stepper *s, const engine_result *res, int64_t begun_us, outbox *o,
@@ -489,6 +497,7 @@ static void absorb(stepper *s, const engine_result *res, int64_t begun_us, outbo
         c->fed += row->n - row->n_draft + res->n_right[i];
         r->last_ms = now_us / 1000;
         if (row->sample) {
+            note_step(r, begun_us);
             charge(ctx, r, token_frames(s, res, o, i, f));
         } else {
             f->flags |= REPLY_HOLD;

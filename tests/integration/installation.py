@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import ssl
+import struct
 import subprocess
+import urllib.request
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -144,7 +146,22 @@ class Gateway:
 
     def rows(self):
         """The ledger, the newest first."""
-        return self.command("usage", "--requests")
+        return self.command("usage", "--requests", "--limit", "100000")
+
+    def tenant(self):
+        """The id of tenant local."""
+        return self.redis("SMEMBERS", "tg:tenants").decode()
+
+    def redis(self, *words):
+        """One command to its private Redis: what redis-cli prints, without the last line end."""
+        line = ["redis-cli", "-s", f"{self.ready['data_dir']}/run/redis.sock", *words]
+        return subprocess.run(line, check=True, capture_output=True).stdout.removesuffix(b"\n")
+
+    def held(self):
+        """scope -> what open requests hold there: requests, tokens, money; of the scopes that have a limit."""
+        prefix = f"tg:{{{self.tenant()}}}:s:"
+        keys = self.redis("KEYS", prefix + "*").decode().split()
+        return {key.removeprefix(prefix): struct.unpack("<11d", self.redis("GET", key))[8:] for key in keys}
 
     def row(self, request_id, seconds=10):
         """The one row of a request, once it is there."""
@@ -233,6 +250,22 @@ class Installation:
 
     def gateway(self):
         return Gateway(self.ready())
+
+    @property
+    def gateway_log(self):
+        return self.data / "logs" / "gateway.log"
+
+    @property
+    def worker_log(self):
+        return next((self.data / "logs").glob("worker-*.log"))
+
+    def metric(self, kind, name):
+        """The value of one metric of the gateway or the worker, labels as it prints them."""
+        url = self.ready()["ops_url"] if kind == "gateway" else self.ready()["workers"][0]["ops_url"]
+        for line in urllib.request.urlopen(url + "/metrics", timeout=10).read().decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        raise ValueError(f"no metric {name}")
 
     def pids(self, kind):
         found = self.ready()["pids"][kind]
