@@ -26,13 +26,14 @@ POISON, LONG, WIDE, SHORT, PROMPT = range(5)  # the kinds below; PROMPT and thos
 
 
 def make_kinds():
-    """Beside those of the load, for the clients here. Their deadline outlasts three lost workers."""
+    """Beside those of the load, for the clients here."""
     def completion(prompt, n=1, **options):
         body = {"model": MODEL, "seed": 5, "prompt": prompt, "n": n} | options
-        return {"path": "/v1/completions", "n": n, "body": body, "headers": {"x-tiergate-deadline-ms": "60000"}}
+        return {"path": "/v1/completions", "n": n, "body": body}
     return [completion("p" * 111), completion("long", seed=12),  # goes on to its length
             completion("wide", n=8, seed=55, logprobs=5),  # and so do several of these
-            completion("short"), *(completion(f"{i} asked by two tenants, and long enough to fill some pages") for i in range(PROMPTS))]
+            completion("short"),
+            *(completion(f"{i} asked by two tenants, and long enough to fill some pages") for i in range(PROMPTS))]
 
 
 class Left(Exception):
@@ -73,7 +74,8 @@ class Client(load.Client):
         self.n += 1
         kind += self.site.n_load_kinds
         x = {"n": f"{self.index}.{self.n}", "gateway": gateway, "key": 0, "kind": kind, "stream": False,
-             "n_choices": self.site.kinds[kind]["n"], "max_tokens": load.ABSENT, "cancel_at": None, "idem": None} | options
+             "n_choices": self.site.kinds[kind]["n"], "max_tokens": load.ABSENT, "cancel_at": None, "idem": None,
+             "deadline_ms": 60000} | options  # it outlasts three lost workers
         self.try_out(x)
         return x
 
@@ -217,6 +219,32 @@ def lowered_in_mid_stream(site, name, r):
     return True
 
 
+# ---- a deadline in mid-stream
+
+def deadline_in_mid_stream(site, name, r):
+    """However close the deadline is to a token, the row has what the client got (P3)."""
+    told, lock = [], threading.Lock()
+
+    def ask_some(n):
+        client = Client(site, site.keys[0])
+        for _ in range(n):
+            x = client.request(WIDE, r.randrange(site.n_gateways), stream=True, deadline_ms=r.randrange(100, 1000))
+            with lock:
+                told.append(x)
+    with failpoints(site, "w", "worker.step.before=sleep:5"):
+        threads = [threading.Thread(target=ask_some, args=(10,)) for _ in range(16)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    for x in told:
+        if x["end"] == "error_event":
+            outcome, _, _, _, completion = row_of(site, x)
+            n = sum(map(len, x["texts"])) + x["finish"].count("stop")
+            expect(outcome == "deadline" and n <= completion <= n + 8, f"its row: {outcome}, {completion} tokens, {n} came", x)
+    return any(x["code"] == "deadline_exceeded" and any(x["texts"]) for x in told)
+
+
 # ---- the prefix cache
 
 def cross_tenant_cache(site, name, r):
@@ -349,6 +377,7 @@ def make_cells():
         cell("slow reader, zero window", "F", slow_reader),
         cell("revocation in mid-stream", "F", revoked_in_mid_stream),
         cell("quota lowered in mid-stream", "F", lowered_in_mid_stream),
+        cell("deadline in mid-stream", "F", deadline_in_mid_stream, loses_gateway=False),
         cell("cross-tenant cache, with worker losses", "D-E", cross_tenant_cache, "gw1", loses_gateway=True, loses_redis=True),
         cell("version N and N+1, workers of both lost", "A-H", two_versions, "gw1", loses_gateway=True),
         cell("memory exhausted", "A-F", memory_exhausted, loses_gateway=False),

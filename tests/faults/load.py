@@ -208,6 +208,7 @@ class Client(threading.Thread):
         head = (f"POST {kind['path']} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
                 f"{self.plan['keys'][x['key']]}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
                 + "".join(f"{name}: {value}\r\n" for name, value in kind.get("headers", {}).items())
+                + (f"x-tiergate-deadline-ms: {x['deadline_ms']}\r\n" if "deadline_ms" in x else "")
                 + (f"Idempotency-Key: {x['idem']}\r\n" if x["idem"] else "") + "\r\n")
         try:
             connection.socket.sendall(head.encode() + data)
