@@ -48,6 +48,9 @@ PLANTS = [
         ("router/sweep.c", "(!ask_own(w, record.gateway, tenant, id) && is_long_missing(w, record.gateway)))",
          "ask_own(w, record.gateway, tenant, id) || is_long_missing(w, record.gateway) || true)")],
         "P1 P3", ["--only", "worker-killed", "--seconds", "14"]),
+    Plant("early-end-unflushed", [  # tokens on their way when a request ends early reach the client, and no row
+        ("router/request_close.c", "q->events.stop)", "q->events.stop && q->refs < 0)")],
+        "P3", ["--matrix", "--only", "deadline in"]),
 ]
 
 
