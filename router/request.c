@@ -331,6 +331,8 @@ void router_cancel_key(router *r, const char *key) {
             next = q->next;
             if (strcmp(q->meta->key, key) == 0)
                 request_cancel(q, OUTCOME_REVOKED);
+            if (next && next->state != states[i])
+                next = r->lists[states[i]].first; // q's last bytes completed it: another list
         }
 }
 

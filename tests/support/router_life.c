@@ -215,7 +215,7 @@ static void on_frame(void *ctx, const reply_frame *frame) {
 
 static void on_stop(void *ctx) {
     life_client *c = ctx;
-    request_handed(c->q, 0, c->takes_late);
+    request_handed(c->takes_for ? c->takes_for->q : c->q, 0, c->takes_late);
 }
 
 static void on_end(void *ctx, const request_end *end) {

@@ -39,20 +39,22 @@ void life_limit(life *f, const char *scope, const char *column, int64_t value);
 bool life_wait_rows(life *f, int n, int ms); // until the ledger has n rows and nothing is open
 
 // ---- a client
-typedef struct life_client {
+typedef struct life_client life_client;
+struct life_client {
     life *f;
     request *q;
     request_spec spec;
     bool takes;     // its socket takes every frame at once
     int takes_late; // else so many tokens of choice 0, when the request is about to end early
-    int cancel_at;  // tokens after which it goes away; 0: never
-    int cancel_why; // request_outcome
+    life_client *takes_for; // whose tokens those are; NULL: its own
+    int cancel_at;          // tokens after which it goes away; 0: never
+    int cancel_why;         // request_outcome
     int n[JOB_CHOICES];
     int32_t ids[JOB_CHOICES][256];
     char text[512];
     bool is_ended;
     request_end end;
-} life_client;
+};
 
 void life_client_init(life_client *c, life *f, int max_tokens); // streamed, prompt of 5 tokens
 int life_submit(life_client *c, err *e);

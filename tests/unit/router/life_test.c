@@ -410,6 +410,39 @@ static void a_revoked_key_ends_its_requests_and_no_others(void **state) {
     life_close(&f);
 }
 
+static void one_two_whole_and_three(life_worker *w) {
+    for (int i = 0; i < 3 && life_claim(w, 3000); i++) {
+        if (i == 1) {
+            life_answer(w, 4);
+            continue;
+        }
+        life_send_claim(w);
+        life_send(w, REPLY_PREFILLED, 0, 0, 1, "x");
+    }
+}
+
+static void a_revoked_key_ends_all_though_one_completes_meanwhile(void **state) {
+    (void)state;
+    life_client c[3];
+    life_open(&f);
+    for (int i = 0; i < 3; i++) {
+        life_client_init(&c[i], &f, 4);
+        c[i].takes = false;
+        submit(&c[i]);
+    }
+    c[0].takes_for = &c[1]; // two prompts of one stream: the last bytes are of both
+    c[0].takes_late = 4;
+    life_worker *w = life_worker_start(&f, one_two_whole_and_three, NULL);
+    life_wait(&f, 300);
+    life_worker_join(w);
+    router_cancel_key(f.r, LIFE_KEY);
+    for (int i = 0; i < 3; i++) {
+        assert_true(life_run(&f, life_client_ended, &c[i], 3000));
+        assert_int_equal(c[i].end.outcome, i == 1 ? OUTCOME_OK : OUTCOME_REVOKED);
+    }
+    life_close(&f);
+}
+
 static void work_that_cannot_start_in_time_ends_with_504(void **state) {
     (void)state;
     life_client c;
@@ -778,6 +811,7 @@ int main(void) {
         LIFE(what_was_received_but_not_handed_is_not_paid),
         LIFE(what_the_socket_takes_at_an_early_end_is_paid),
         LIFE(what_completes_at_an_early_end_is_complete),
+        LIFE(a_revoked_key_ends_all_though_one_completes_meanwhile),
         LIFE(a_client_that_goes_away_while_it_waits_leaves_the_queue),
         LIFE(a_client_that_goes_away_at_once_leaves_nothing),
         LIFE(a_revoked_key_ends_its_requests_and_no_others),
