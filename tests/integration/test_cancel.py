@@ -273,9 +273,14 @@ def test_a_newer_request_ends_a_stream_of_its_session_with_an_error_event(home, 
     assert (line["status"], line["outcome"]) == (200, "superseded")
 
 
-def test_a_burst_of_one_session_leaves_the_newest_alone(gateway):
+def test_a_burst_of_one_session_leaves_the_newest_alone(home, gateway):
     """On both reactors: a connection each."""
+    def superseded():
+        return home.metric("gateway", 'tiergate_requests_total{route="chat",code="409"}')
+
+    before = superseded()
     burst = [send(gateway, endless(gateway), x_tiergate_session="burst") for _ in range(8)]
+    wait_for(lambda: superseded() == before + 7, 20, "not all but one were superseded")
     last = send(gateway, gateway.chat(), x_tiergate_session="burst")
     assert answer(last)[0] == 200
     assert {answer(older)[0] for older in burst} == {409}
