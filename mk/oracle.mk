@@ -14,3 +14,4 @@ oracle: build/oracle/installed build/tests/tiny_models model-file ## make the mo
 	build/tests/tiny_models build/oracle/tiny
 	$(ORACLE_PYTHON) tests/oracle/gen_model_goldens.py --model $(TIERGATE_TEST_MODEL) --tiny build/oracle/tiny --out tests/fixtures/model
 	$(ORACLE_PYTHON) tests/oracle/gen_hf_goldens.py --out tests/fixtures/hf
+	$(ORACLE_PYTHON) tests/oracle/gen_adapter_goldens.py --models tests/fixtures/hf --out tests/fixtures/adapter
