@@ -14,5 +14,6 @@ int command_usage(int argc, char **argv, err *e);
 int command_why(int argc, char **argv, err *e);
 int command_quota(int argc, char **argv, err *e);
 int command_model(int argc, char **argv, err *e);
+int command_fit(int argc, char **argv, err *e);
 
 #endif

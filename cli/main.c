@@ -22,6 +22,7 @@ static const command commands[] = {
      "what was used: by tenant, model and day, or request by request; verify: does it add up?"},
     {"why", command_why, "the life of one request, from its acceptance to its row"},
     {"model", command_model, "models: check, add, ls, verify, rm"},
+    {"fit", command_fit, "will a model fit this memory or that GPU, and with how many requests?"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -32,6 +32,9 @@ const char *weight_type_name(weight_type t); // "?" when unknown
 // them.
 void weight_dequantize(weight_type t, const void *row, float *out, int64_t n);
 
+// Bytes that the CPU backends keep for a matrix of that type, but for a few a row.
+uint64_t weight_packed_bytes(weight_type t, int64_t n_out, int64_t n_in);
+
 // A matrix as the model file holds it: n_out rows of n_in values. Borrowed during weight_pack only.
 typedef struct weight_source {
     const char *name; // for errors

@@ -1,7 +1,7 @@
 // Opens a model: file or directory, shape, tensor table, tokenizer and templates, in this order, so
 // that the first thing wrong is the one reported. Owns all of them. Read-only after open: any
 // thread. Reads no weights but the samples of the revision; the engine reads them.
-#include "model/model_internal.h"
+#include "model/model.h"
 #include "base/secret.h"
 #include "model/hf.h"
 #include <stdlib.h>

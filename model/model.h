@@ -43,6 +43,8 @@ typedef struct model model;
 // then NULL). Shape and tensor table are checked as by model_check. The message begins with the
 // path.
 int model_open(const char *path, const char *template_name, model **out, err *e);
+// The same without the chat template: model_template is NULL.
+int model_open_parts(const char *path, model **out, err *e);
 void model_close(model *m); // NULL is fine
 const gguf *model_gguf(const model *m);
 const model_shape *model_get_shape(const model *m);

@@ -1,7 +1,7 @@
 // Holds a model file's tensor table to its architecture, and writes the summary that people read.
 // Owns nothing between calls; any thread. Reads no weights except the few numbers of
 // rope_freqs.weight, which are configuration in the shape of a tensor.
-#include "model/model_internal.h"
+#include "model/model.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -54,6 +54,10 @@ static size_t panel_bytes(panel_kind k, int64_t n_in) {
     return panel_block_bytes(k) * (size_t)(is_float(k) ? n_in : n_in / GROUP);
 }
 
+uint64_t weight_packed_bytes(weight_type t, int64_t n_out, int64_t n_in) {
+    return (uint64_t)((n_out + PANEL_ROWS - 1) / PANEL_ROWS) * panel_bytes(kind_of(t), n_in);
+}
+
 // What is added to a signed code to store it.
 static int code_offset(panel_kind k, int w8_offset) {
     switch (k) {

@@ -192,3 +192,49 @@ def test_a_name_is_taken_once(cli):
     assert done.returncode == 2 and "there is a model 'one' already" in done.stderr
     [model] = json.loads(cli("ls", "--json").stdout)
     assert model["path"] == str(FIXTURES / "qwen2-f32-tied")
+
+
+# ---- fit
+
+
+def fit(*words):
+    return subprocess.run([BINARY, "fit", *words], capture_output=True, text=True)
+
+
+def test_fit_adds_up(model_file):
+    for words in (["7b", "--gpu", "h100-80g"], [model_file, "--memory", "2GiB"], [FIXTURES / "qwen3-bf16", "--memory", "64MiB"]):
+        told = json.loads(fit(*words, "--json").stdout)
+        left = told["used_bytes"] - told["weight_bytes"] - told["activation_bytes"]
+        assert told["fits"] and told["kv_bytes"] == left
+        assert told["kv_tokens"] == left // (16 * told["kv_bytes_per_token"]) * 16
+        for one in told["concurrent"]:
+            assert one["requests"] == told["kv_tokens"] // 16 // -(-one["context"] // 16)
+
+
+def test_fit_of_a_file_is_that_of_its_published_shape(model_file):
+    real = json.loads(fit(model_file, "--memory", "2GiB", "--json").stdout)
+    named = json.loads(fit("smollm2-135m", "--memory", "2GiB", "--json").stdout)
+    same = ("parameters", "kv_bytes_per_token", "activation_bytes")
+    assert [real[k] for k in same] == [named[k] for k in same]
+
+
+@pytest.mark.parametrize("words, status, says", [
+    (["72b", "--gpu", "h100-80g"], 1, "Qwen2.5-72B does not fit: weights and activations take 135.7 GiB of the 71.7 GiB"),
+    (["7b", "--memory", "14.6GiB", "--context", "32768"], 1, "not one request of 32768 tokens fits"),
+    ([], 2, "say which model"),
+    (["9b"], 2, "'9b' is neither a file, a directory nor the name of a known shape"),
+    (["7b", "--gpu", "h100"], 2, "--gpu 'h100' is not known; known are a100-40g"),
+    (["7b", "--memory", "24"], 2, "--memory is a size such as 24GiB, not '24'"),
+    (["7b", "--memory", "-1GiB"], 2, "--memory is a size such as 24GiB, not '-1GiB'"),
+    (["7b", "--memory", "nanGiB"], 2, "--memory is a size"),
+    (["7b", "--memory", "1GiB", "--gpu", "l4"], 2, "give --memory or --gpu, not both"),
+    (["7b", "--weights", "int3"], 2, "--weights is bf16, f16, q8_0, q4_0 or q4_k_m, not 'int3'"),
+    (["7b", "--context", "40000"], 2, "--context is 1 to 32768, the context of Qwen2.5-7B, not 40000"),
+    (["7b", "--context", "-1"], 2, "--context is 1 to"),
+    (["7b", "--step-tokens", "0"], 2, "--step-tokens is 1 to 65536, not 0"),
+    ([FIXTURES / "qwen3-bf16", "--weights", "f16"], 2, "--weights is for the name of a shape"),
+    ([ROOT / "README.md"], 1, "not a GGUF file"),
+])
+def test_fit_says_what_is_wrong_in_one_line(words, status, says):
+    done = fit(*words)
+    assert done.returncode == status and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
