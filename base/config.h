@@ -48,7 +48,9 @@ typedef struct config {
     int64_t resume_ms;          // a stream that lost its worker waits so long for another
     int64_t queue_per_tenant, queue_per_tier;
     int64_t journal_bytes;
+    int64_t drain_grace_ms, drain_ms;
     // [worker]
+    int64_t worker_drain_ms;
     int64_t threads, slots, step_tokens, prefill_percent, draft_rows, kv_bytes, max_context;
     char cpu[8]; // "", "ref", "avx2", "avx512"
     char tier[16];

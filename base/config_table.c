@@ -73,6 +73,15 @@ const config_row config_rows[] = {
      .value = "1GiB",
      .help =
          "Size of the journal of usage rows not yet in PostgreSQL at which requests are refused."},
+    {"gateway", "drain_grace_ms", CONFIG_NUMBER, FIELD(drain_grace_ms), LIVE, .least = 0,
+     .most = 600000, .value = "5000",
+     .help = "How long after SIGTERM everything is still served while /readyz says 503, so that a "
+             "balancer looks away first, in milliseconds."},
+    {"gateway", "drain_ms", CONFIG_NUMBER, FIELD(drain_ms), LIVE, .least = 0, .most = 86400000,
+     .value = "30000",
+     .help =
+         "How long after that open requests may take to end, in milliseconds; what is open then "
+         "ends with an error."},
 
     {"worker", "threads", CONFIG_NUMBER, FIELD(threads), .least = 0, .most = 1024, .value = "0",
      .help = "Threads that compute on the CPU; 0: one per core."},
@@ -95,6 +104,11 @@ const config_row config_rows[] = {
      .help = "CPU kernels to use; empty: the best this machine has."},
     {"worker", "tier", CONFIG_NAME, FIELD(tier), .value = "",
      .help = "Tier whose queue this worker serves; empty: that of the only model."},
+    {"worker", "drain_ms", CONFIG_NUMBER, FIELD(worker_drain_ms), .least = 0, .most = 86400000,
+     .value = "30000",
+     .help =
+         "How long after SIGTERM running sequences may take to end, in milliseconds; the others "
+         "are given back to the queue."},
     {"worker", "ops_listen", CONFIG_LISTEN, FIELD(worker_ops_listen), .value = "127.0.0.1:9465",
      .help = "Where the worker serves /healthz, /readyz and /metrics, without TLS."},
 

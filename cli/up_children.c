@@ -295,7 +295,7 @@ static void stop_kind(up *u, child_kind kind, int signal) {
 }
 
 void children_stop(up *u) {
-    stop_kind(u, CHILD_GATEWAY, SIGTERM);
+    stop_kind(u, CHILD_GATEWAY, SIGINT); // nobody balances: no grace
     stop_kind(u, CHILD_WORKER, SIGTERM);
     stop_kind(u, CHILD_REDIS, SIGTERM);
     stop_kind(u, CHILD_POSTGRES, SIGINT);

@@ -60,11 +60,7 @@ static void end_incarnation(router *r, const char *why) {
     r->has_lease = false;
     atomic_store(&r->slot->gateway, 0);
     trust_until(r, 0);
-    for (int state = QUEUED; state <= RUNNING; state++)
-        while (r->lists[state].first)
-            request_close(r->lists[state].first, OUTCOME_GATEWAY_LOST, &e);
-    for (request *q = r->lists[HOLDING].first; q; q = q->next)
-        q->outcome = OUTCOME_GATEWAY_LOST; // hold's answer ends it
+    router_close_requests(r, &e);
     begin(r);
 }
 

@@ -17,7 +17,8 @@ enum reply_flag {
     REPLY_PREFILLED = 4, // the prompt is in the cache
     REPLY_LAST = 8,      // nothing follows for this choice; finish says why
     REPLY_REFUSED = 16,  // the worker cannot run this job (not readable, other model); redeliver
-    REPLY_PROMPT = 32,   // tokens are the prompt's, with log-probabilities (echo)
+    REPLY_RETURNED = REPLY_REFUSED | REPLY_LAST, // the worker goes out of service; this run is over
+    REPLY_PROMPT = 32, // tokens are the prompt's, with log-probabilities (echo)
     REPLY_FAILED =
         64, // the engine failed this request alone; text holds no secret; end it with an error
     REPLY_AGAIN = 128, // tokens of the same step as the frame before it for this choice

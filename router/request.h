@@ -33,6 +33,8 @@ int router_open(router_shared *s, loop *l, router **out, err *e);
 void router_close(router *r); // ends what is open with an error event first
 // No new requests from now on (503); drained(ctx) is called once none is open.
 void router_drain(router *r, void (*drained)(void *ctx), void *ctx);
+// Every open request ends with an error, is settled, and its worker is told.
+void router_end_requests(router *r);
 
 typedef struct request_spec { // everything is copied by router_submit, except what is said
     // UUIDv7 made by this process (the exchange's, so that x-request-id names the row); "" = mint

@@ -219,6 +219,14 @@ static bool has_begun(const request *q) {
     return false;
 }
 
+static void leave_run(request *q) {
+    drop_attempt(q);
+    if (!q->resume_until_ms && has_begun(q)) // somebody reads and sees nothing come
+        q->resume_until_ms = clock_mono_ms() + q->r->s->c->resume_ms;
+    if (q->state == RUNNING)
+        request_move(q, QUEUED);
+}
+
 void request_redeliver(request *q, const char *why) {
     queue_place old = q->place;
     log_event(LOG_WARN, "request.redeliver", "{s:s,s:s,s:i}", "id", q->id, "why", why, "attempt",
@@ -228,13 +236,15 @@ void request_redeliver(request *q, const char *why) {
         close_dead(q);
         return;
     }
-    drop_attempt(q);
-    if (!q->resume_until_ms && has_begun(q)) // somebody reads and sees nothing come
-        q->resume_until_ms = clock_mono_ms() + q->r->s->c->resume_ms;
+    leave_run(q);
     q->place.attempt++;
     if (q->place.attempt == ATTEMPTS_MOST)
         q->place.lane = LANE_LAST;
-    if (q->state == RUNNING)
-        request_move(q, QUEUED);
     request_enqueue(q, &old);
+}
+
+void request_requeue(request *q) {
+    log_event(LOG_INFO, "request.returned", "{s:s,s:i}", "id", q->id, "attempt", q->place.attempt);
+    leave_run(q);
+    request_enqueue(q, NULL);
 }

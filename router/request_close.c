@@ -272,9 +272,27 @@ void router_store_answer(router *r, const char *tenant, const char *idem, const 
     command_send(&r->c, r->calls, NULL, NULL);
 }
 
+void router_close_requests(router *r, const err *e) {
+    for (int state = QUEUED; state <= RUNNING; state++)
+        while (r->lists[state].first)
+            request_close(r->lists[state].first, OUTCOME_GATEWAY_LOST, e);
+    for (request *q = r->lists[HOLDING].first; q; q = q->next)
+        q->outcome = OUTCOME_GATEWAY_LOST; // hold's answer ends it
+}
+
+static void say_leaving(err *e) {
+    err_set(e, ERR_OVERLOADED, NULL, "this gateway is going out of service");
+}
+
+void router_end_requests(router *r) {
+    err e = {0};
+    say_leaving(&e);
+    router_close_requests(r, &e);
+}
+
 void request_close_now(request *q) {
     err e = {0};
-    err_set(&e, ERR_OVERLOADED, NULL, "this gateway is going out of service");
+    say_leaving(&e);
     if (q->state == HOLDING) {
         request_refuse(q, OUTCOME_FAILED, &e);
         return;

@@ -229,6 +229,8 @@ void quota_loader_submit(quota_loader *w, request *q, const quota_answer *miss);
 // ---- request_attempt.c: enqueue, redelivery
 void request_enqueue(request *q, const queue_place *old);
 void request_redeliver(request *q, const char *why);
+// Its worker goes and gave it back: the same attempt once more, by another one.
+void request_requeue(request *q);
 void request_check_waiting(router *r); // ZSCORE of all queued entries
 bool router_is_full(router *r, const request_spec *spec, err *e);
 
@@ -246,8 +248,9 @@ void request_replay(request *q, const char *answer, size_t n);
 // 503: it was never accepted.
 void request_refuse_away(request *q, const char *message);
 void request_check_closing(router *r, int64_t now_ms);
-void request_tell_if_due(request *q); // settled (or given up) and durable
-void request_close_now(request *q);   // router_close: without waiting for Redis
+void request_tell_if_due(request *q);                // settled (or given up) and durable
+void request_close_now(request *q);                  // router_close: without waiting for Redis
+void router_close_requests(router *r, const err *e); // all: gateway_lost
 void request_report(request *q);
 void request_report_progress(router *r); // of all whose handed tokens changed
 

@@ -27,11 +27,15 @@ static void tell_to_stop(router *r, uint64_t worker, const reply_frame *f) {
 
 // The first CLAIM of the current attempt sets the run, which is a number of its worker; a refusal
 // may come instead of it.
+static bool is_returned(const reply_frame *f) {
+    return (f->flags & REPLY_RETURNED) == REPLY_RETURNED;
+}
+
 static bool passes(const request *q, uint64_t worker, const reply_frame *f) {
     if (!request_is_open(q) || f->attempt != q->place.attempt || f->choice >= q->spec->n_choices)
         return false;
     if (!q->has_run)
-        return (f->flags & (REPLY_CLAIM | REPLY_REFUSED)) != 0;
+        return (f->flags & (REPLY_CLAIM | REPLY_REFUSED)) != 0 && !is_returned(f);
     return f->run == q->run && worker == q->worker;
 }
 
@@ -131,7 +135,9 @@ static void take_frame(request *q, const reply_frame *f) {
         q->is_prefilled = true;
         q->cached = f->cached;
     }
-    if (f->flags & REPLY_REFUSED) {
+    if (is_returned(f)) {
+        request_requeue(q);
+    } else if (f->flags & REPLY_REFUSED) {
         request_redeliver(q, "refused");
     } else if (f->flags & REPLY_FAILED) {
         err_set(&e, ERR_INTERNAL, NULL, "the engine could not run this request");

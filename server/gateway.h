@@ -5,8 +5,8 @@
 #include "base/config.h"
 #include "base/err.h"
 
-// Runs until SIGTERM or SIGINT (drain, then end) or a second one (end now). SIGHUP reloads
-// configuration and certificate. ready_fd >= 0: one line of JSON
+// Runs until SIGTERM or SIGINT (drain, then end; SIGINT without drain_grace_ms) or a second one
+// (end now). SIGHUP reloads configuration and certificate. ready_fd >= 0: one line of JSON
 // {"base_url","admin_url","ops_url","ca_file","models":[…]} is written there once it serves.
 // config_path and sets: for reloads.
 int gateway_run(config *c, const char *config_path, const char *const *sets, int n_sets,

@@ -1,6 +1,7 @@
 // What reaches a running gateway from outside its listeners: signals and revoked keys. Main thread
-// (its own loop with a signalfd), but for gateway_key_revoked. SIGTERM and SIGINT drain and end; a
-// second one ends at once; SIGHUP reloads configuration and certificate.
+// (its own loop with a signalfd), but for gateway_key_revoked. SIGTERM and SIGINT drain and end
+// (SIGINT without the grace for balancers); a second one ends at once; SIGHUP reloads configuration
+// and certificate.
 #include "server/gateway_internal.h"
 #include "base/log.h"
 #include <errno.h>
@@ -11,8 +12,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#define DRAIN_MS 30000
 #define FLUSH_POLL_MS 20
+#define GIVE_UP_MS 5000 // to settle and to say so
 
 // ---- revoked keys
 
@@ -49,13 +50,6 @@ static void stop_now(void *ctx) {
     loop_stop(g->loop);
 }
 
-// No router has a request any more; the last bytes may still be on their way.
-static void check_flushed(void *ctx) {
-    gateway *g = ctx;
-    if (g->n_undrained == 0 && http_open_exchanges(g->api) == 0)
-        loop_stop(g->loop);
-}
-
 static void one_drained(void *ctx) {
     gateway *g = ctx;
     g->n_undrained--;
@@ -66,22 +60,64 @@ static void on_drained(void *ctx) { // the seat's thread
     loop_post(g->loop, one_drained, g);
 }
 
-static void start_drain(void *ctx) { // the seat's thread
+static void drain_router(void *ctx) { // the seat's thread
     gateway_drain *d = ctx;
     router_drain(d->seat->router, on_drained, d->g);
 }
 
-static void begin_drain(gateway *g) {
-    g->is_draining = true;
-    log_event(LOG_INFO, "gateway.drain", "{s:i}", "open", http_open_exchanges(g->api));
-    http_stop_accepting(g->api);
+static void end_requests(void *ctx) { // the seat's thread
+    gateway_drain *d = ctx;
+    router_end_requests(d->seat->router);
+}
+
+static void drain_routers(gateway *g) {
+    if (g->drains_routers)
+        return;
+    g->drains_routers = true;
     for (int i = 0; i < g->n_seats; i++) {
         g->drains[i] = (gateway_drain){g, g->seats[i]};
         g->n_undrained++;
-        loop_post(g->seats[i]->loop, start_drain, &g->drains[i]);
+        loop_post(g->seats[i]->loop, drain_router, &g->drains[i]);
     }
-    loop_timer_add(g->loop, FLUSH_POLL_MS, true, check_flushed, g);
-    loop_timer_add(g->loop, DRAIN_MS, false, stop_now, g);
+}
+
+// Clients first: as long as a connection is open, what comes on it is served.
+static void go_on_draining(void *ctx) {
+    gateway *g = ctx;
+    if (http_open_connections(g->api) == 0)
+        drain_routers(g);
+    if (g->drains_routers && g->n_undrained == 0 && http_open_exchanges(g->api) == 0)
+        loop_stop(g->loop);
+}
+
+// The time is over: every request ends with an error, is settled, and its worker is told.
+static void give_up(void *ctx) {
+    gateway *g = ctx;
+    log_event(LOG_WARN, "gateway.gives_up", "{s:i}", "open", http_open_exchanges(g->api));
+    drain_routers(g);
+    for (int i = 0; i < g->n_seats; i++)
+        loop_post(g->seats[i]->loop, end_requests, &g->drains[i]);
+    loop_timer_add(g->loop, GIVE_UP_MS, false, stop_now, g);
+}
+
+static void stop_accepting(void *ctx) {
+    gateway *g = ctx;
+    http_stop_accepting(g->api);
+    loop_timer_add(g->loop, FLUSH_POLL_MS, true, go_on_draining, g);
+    loop_timer_add(g->loop, (int)g->c->drain_ms, false, give_up, g);
+}
+
+// For grace_ms everything is served and /readyz says 503, so that a balancer looks away before the
+// first connection is refused.
+static void begin_drain(gateway *g, int64_t grace_ms) {
+    g->is_draining = true;
+    log_event(LOG_INFO, "gateway.drain", "{s:i,s:I}", "open", http_open_exchanges(g->api),
+              "grace_ms", (json_int_t)grace_ms);
+    http_leave(g->api);
+    if (grace_ms > 0)
+        loop_timer_add(g->loop, (int)grace_ms, false, stop_accepting, g);
+    else
+        stop_accepting(g);
 }
 
 // ---- reload
@@ -191,7 +227,7 @@ static void on_signal(void *ctx, uint32_t events) {
         else if (g->is_draining)
             loop_stop(g->loop);
         else
-            begin_drain(g);
+            begin_drain(g, info.ssi_signo == SIGTERM ? g->c->drain_grace_ms : 0);
     }
 }
 

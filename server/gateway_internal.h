@@ -44,6 +44,7 @@ struct gateway {
     loop *loop;
     int signal_fd;
     _Atomic bool is_draining; // written by the main thread
+    bool drains_routers;      // no client is left, or their time is over
     int n_undrained;          // seats whose router still has requests
     gateway_drain drains[GATEWAY_REACTORS];
 };

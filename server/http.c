@@ -40,6 +40,10 @@ int http_open_exchanges(const http_server *s) {
     return atomic_load(&((http_server *)(uintptr_t)s)->n_exchanges);
 }
 
+int http_open_connections(const http_server *s) {
+    return atomic_load(&((http_server *)(uintptr_t)s)->n_connections);
+}
+
 loop *reactor_loop(const reactor *r) { return r->loop; }
 void reactor_set_user(reactor *r, void *user) { r->user = user; }
 void *reactor_user(const reactor *r) { return r->user; }
@@ -475,8 +479,11 @@ static void drain(void *ctx) {
     pthread_mutex_unlock(&s->mutex);
 }
 
+void http_leave(http_server *s) { atomic_store(&s->is_leaving, true); }
+
 void http_stop_accepting(http_server *s) {
-    if (atomic_exchange(&s->is_draining, true))
+    http_leave(s);
+    if (atomic_exchange(&s->is_deaf, true))
         return;
     for (int i = 0; i < s->o.n_reactors; i++)
         loop_post(s->reactors[i].loop, drain, &s->reactors[i]);

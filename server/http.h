@@ -49,9 +49,12 @@ uint16_t http_port(const http_server *s);
 int http_reload_tls(
     http_server *s,
     err *e); // new connections use the new certificate; an unreadable one changes nothing
-void http_stop_accepting(
-    http_server *s); // closes listeners; idle kept-alive connections end after their current answer
+// From now on answers end their connections, and a connection without a request ends after a
+// second.
+void http_leave(http_server *s);
+void http_stop_accepting(http_server *s); // leaves, and closes the listeners
 int http_open_exchanges(const http_server *s);
+int http_open_connections(const http_server *s);
 void http_stop(http_server *s); // writes what was answered (1 s at most), ends the rest, joins
 
 loop *reactor_loop(const reactor *r);

@@ -423,11 +423,11 @@ static void refuse_slow(conn *c, const char *what) {
 }
 
 static void sweep_head(conn *c, int64_t now) {
-    bool is_draining = atomic_load(&c->reactor->server->is_draining);
+    bool is_leaving = atomic_load(&c->reactor->server->is_leaving);
     if (now > c->deadline_ms && c->in.len > 0)
         refuse_slow(c, "head");
     else if (now > c->deadline_ms ||
-             (is_draining && c->is_idle && now > c->since_ms + HALF_IDLE_MS))
+             (is_leaving && c->in.len == 0 && now > c->since_ms + HALF_IDLE_MS))
         conn_end(c);
     else if (c->is_idle && c->half && now > c->since_ms + HALF_IDLE_MS)
         half_detach(c->half);

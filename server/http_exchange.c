@@ -217,7 +217,7 @@ static void start_answer(exchange *x, int status, const char *content_type) {
     add_header(x, "x-request-id", x->id);
     for (int i = 0; i < x->n_set_headers; i++)
         add_header(x, x->set_headers[i].name, x->set_headers[i].value);
-    if (atomic_load(&x->reactor->server->is_draining))
+    if (atomic_load(&x->reactor->server->is_leaving))
         add_header(x, "Connection", "close");
     x->status = status;
 }

@@ -155,7 +155,7 @@ struct http_server {
     err start_error;
     int n_started, n_failed, n_quiet;
     atomic_int n_connections, n_exchanges;
-    atomic_bool is_draining;
+    atomic_bool is_leaving, is_deaf;
     reactor *reactors;
 };
 

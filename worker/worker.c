@@ -25,12 +25,11 @@
 #include "worker/step.h"
 
 enum {
-    REDIS_MS = 2000,  // a Redis that does not answer for so long is lost
-    CLAIM_MS = 1000,  // asked again without a bell
-    SHARE_MS = 100,   // the same while others wait beside a tenant that has more than its share
-    RETRY_MS = 200,   // after a lost connection
-    KEEP_MS = 4000,   // unsent replies are given up after (their gateways have noticed by then)
-    DRAIN_MS = 30000, // what is active may end after the first SIGTERM
+    REDIS_MS = 2000, // a Redis that does not answer for so long is lost
+    CLAIM_MS = 1000, // asked again without a bell
+    SHARE_MS = 100,  // the same while others wait beside a tenant that has more than its share
+    RETRY_MS = 200,  // after a lost connection
+    KEEP_MS = 4000,  // unsent replies are given up after (their gateways have noticed by then)
     CLAIM_MOST = 64,
     CHARGES = 256,
 };
@@ -398,13 +397,19 @@ static int step(worker *w, err *e) {
     return 0;
 }
 
-// What nobody began goes back at once; its gateway offers it to another worker.
-static void give_back_unbegun(worker *w) {
+static bool is_any(const run *r, const void *what) {
+    (void)r;
+    (void)what;
+    return true;
+}
+
+// Their gateways offer them to another worker, which goes on at the next token.
+static void give_back(worker *w, bool (*which)(const run *r, const void *what)) {
     for (const run *r = w->runs; r; r = r->next)
-        if (is_unbegun(r, NULL))
+        if (which(r, NULL))
             outbox_add(w->out, r->j.gateway, r->j.id, r->j.attempt, r->number, 0)->flags =
-                REPLY_REFUSED;
-    runs_drop(w, is_unbegun, NULL);
+                REPLY_RETURNED;
+    runs_drop(w, which, NULL);
     send_all(w);
 }
 
@@ -416,11 +421,13 @@ static int serve(worker *w, err *e) {
         read_notes(w);
         if (stops && !drain_until) {
             log_event(LOG_INFO, "worker.draining", NULL);
-            drain_until = now + DRAIN_MS;
-            give_back_unbegun(w);
+            drain_until = now + w->c->worker_drain_ms;
+            give_back(w, is_unbegun);
         }
-        if (drain_until && (!w->runs || stops > 1 || now > drain_until))
+        if (drain_until && (!w->runs || stops > 1 || now > drain_until)) {
+            give_back(w, is_any);
             return 0;
+        }
         if (!drain_until && claim_is_due(w, now))
             claim(w);
         if (w->runs) {

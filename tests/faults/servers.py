@@ -171,7 +171,7 @@ class Site:
             "redis.address": f"unix:{redis}", "postgres.url": f"host={postgres} user=tiergate dbname=tiergate",
             "gateway.listen": f"127.0.0.1:{ports[0]}", "gateway.admin_listen": "127.0.0.1:0",
             "gateway.ops_listen": f"127.0.0.1:{ports[-1]}", "gateway.reactors": 1, "gateway.pool_threads": 2,
-            "gateway.request_ms": 20000, "gateway.stream_buffer_bytes": "64KiB",
+            "gateway.request_ms": 20000, "gateway.drain_grace_ms": 0, "gateway.stream_buffer_bytes": "64KiB",
             "gateway.default_max_tokens": self.granted, "worker.threads": 1, "worker.slots": 16, "worker.kv_bytes": "4MiB",
             "worker.ops_listen": f"127.0.0.1:{ports[-1]}",
             f"model {MODEL}.path": self.path("model.gguf"), f"model {MODEL}.tier": "7b",

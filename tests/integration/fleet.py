@@ -4,13 +4,16 @@ The model is that site's tiny one (random weights, every token one printable cha
 are a matter of seconds. Everything listens on loopback and ends with the fixture.
 """
 import http.client
+import itertools
 import json
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from urllib.request import urlopen
 
 import pytest
 
@@ -43,6 +46,14 @@ class Client:
         answer = self.begin(body, headers)
         data = answer.read()
         return answer.status, {k.lower(): v for k, v in answer.getheaders()}, json.loads(data) if data else None
+
+    def stream(self, tokens, n=1):
+        """The lines of a stream that makes so many tokens per choice; it has begun."""
+        answer = self.begin({"messages": [{"role": "user", "content": "x"}], "max_tokens": tokens, "n": n, "stream": True,
+                             "temperature": 0, "ignore_eos": True})
+        assert answer.status == 200
+        lines = (line.decode().rstrip() for line in answer)
+        return answer.getheader("x-request-id"), itertools.chain([next(lines)], lines)
 
     def close(self):
         self.connection.close()
@@ -80,6 +91,33 @@ class Fleet(Site):
     def limit(self, user, tenant="tenant0", **kinds):
         words = [w for kind, value in kinds.items() for w in ("--" + kind.replace("_", "-"), str(value))]
         self.command("quota", "set", *self.command_config, "--tenant", tenant, "--user", user, *words)
+
+    def metric(self, name, series):
+        """The value of a series at a role's /metrics."""
+        with urlopen(f"http://127.0.0.1:{self.ops_port(name)}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(series + " ")), None)
+
+    def configure(self, name, **values):
+        """Live keys of [gateway] in one role's file; SIGHUP makes them so."""
+        path = self.dir / f"{name}.ini"
+        lines = path.read_text().splitlines()
+        for key, value in values.items():
+            lines = [line for line in lines if not line.startswith(f"{key} =")]
+            lines.insert(lines.index("[gateway]") + 1, f"{key} = {value}")
+        path.write_text("\n".join(lines) + "\n")
+        self.by_name[name].send(signal.SIGHUP)
+
+    def logged(self, name, event):
+        """Lines of a role's log that tell this event."""
+        lines = (self.dir / "logs" / f"{name}.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if f'"{event}"' in line]
+
+    def events(self):
+        """What the gateways' logs tell of trouble, for a failed test."""
+        return "".join(f"\n{name} {line}" for name in ("gw0", "gw1") for line in
+                       (self.dir / "logs" / f"{name}.log").read_text().splitlines()
+                       if '"request.end"' not in line and '"http.access"' not in line or '"failed"' in line or "_lost" in line)
 
     def client(self, gateway, key):
         return Client(self.gateway_ports()[gateway % self.n_gateways], key)

@@ -9,6 +9,7 @@
  *   release               step 2                request_hold.c: release_hold, router_release_holds
  *   queued_or_running     steps 3, 6; R1        request_attempt.c: request_enqueue; request_run.c: passes, take_tokens
  *   redeliver             R2, R3                request_attempt.c: request_redeliver; request_run.c: request_check_silence
+ *   returned              R3                    request_attempt.c: request_requeue; worker.c: give_back
  *   closing               step 7                request_close.c: request_close, send_settle
  *   settle_answered       step 7, R7            request_close.c: on_settled, end_is_failed, request_check_closing
  *   unrecorded            step 8                recorder.c: run, settle_all, insert_patiently, tell
@@ -34,6 +35,7 @@
 #define ATTEMPTS 2
 #endif
 #define TOKENS 2 /* of a complete answer */
+#define RETURNED 99 /* instead of a position: the worker goes, and this run is over */
 
 mtype:record = { ABSENT, HELD, OPEN, SETTLED }; /* HELD: open, but not known as accepted */
 mtype:entry = { NEVER, WAITS, POPPED }; /* POPPED: gone, unless a failover undoes the claim or the cancel */
@@ -175,6 +177,10 @@ queued_or_running:
         :: f_attempt != attempt || (run_number != 0 && f_run != run_number) -> skip /* R1: fenced */
 #endif
 #endif
+        :: f_at == RETURNED && run_number != f_run -> skip
+        :: f_at == RETURNED && run_number == f_run -> /* the same attempt once more */
+            run_number = 0;
+            if :: lease -> mark(); enqueue(attempt, handed) :: else fi
         :: else ->
             run_number = f_run;
             if
@@ -288,6 +294,7 @@ idle:
         fi;
         if :: at == TOKENS -> goto idle :: else fi }
     :: atomic { budget > 0 -> budget--; goto idle }                    /* killed, perhaps before its CLAIM */
+    :: atomic { lease && budget > 0 -> budget--; append_reply(attempt, run_number, begin, RETURNED); goto idle } /* goes */
     od
 }
 
