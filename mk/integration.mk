@@ -26,7 +26,7 @@ $(B)/tests/malformed_files: $(B)/obj/tests/support/malformed_files.o $(B)/lib/su
 	$(Q)$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
 
 .PHONY: integration
-integration: $(B)/tiergate $(B)/tests/malformed_files $(B)/tests/hf_directory build/tests/chaos_proxy model-file ## SDKs and hostile clients against a real installation (PYTEST="-k stream" chooses)
+integration: $(B)/tiergate $(B)/tests/malformed_files $(B)/tests/hf_directory build/tests/chaos_proxy build/tests/clock_shim.so model-file ## SDKs and hostile clients against a real installation (PYTEST="-k stream" chooses)
 	-@$(MAKE) --no-print-directory $(INTEGRATION)/installed
 	-@$(MAKE) --no-print-directory $(INTEGRATION)/node/node_modules/.installed
 	@[ -f $(INTEGRATION)/installed ] || { echo "skip: openai-python cannot be installed here"; echo "0 passed, 0 failed, 1 skipped"; exit 0; }; \
