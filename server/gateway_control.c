@@ -25,7 +25,7 @@ typedef struct revoked {
 static void cancel_key(void *ctx) {
     revoked *r = ctx;
     if (!r->seat->is_stopping)
-        router_cancel_key(r->seat->router, r->key);
+        seat_revoke(r->seat, r->key);
     free(r);
 }
 

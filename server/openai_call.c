@@ -124,6 +124,21 @@ int call_run(call *c, void (*fn)(call *c), void (*after)(call *c), err *e) {
     return err_set(e, ERR_OVERLOADED, NULL, "The server is overloaded; please try again soon.");
 }
 
+// ---- revoked keys
+
+void seat_revoke(seat *s, const char *key) {
+    snprintf(s->revoked[s->n_revoked++ % REVOKED_KEPT], ID_UUID_TEXT, "%s", key);
+    router_cancel_key(s->router, key);
+}
+
+int call_check_revoked(const call *c, err *e) {
+    const seat *s = c->seat;
+    for (uint64_t i = c->n_revoked; i < s->n_revoked; i++)
+        if (strcmp(s->revoked[i % REVOKED_KEPT], c->who.key) == 0)
+            return err_set(e, ERR_KEY, NULL, "This API key was revoked.");
+    return 0;
+}
+
 // ---- the head
 
 // The key as the client sent it, in one of three headers; NULL: none.
@@ -218,6 +233,7 @@ static const exchange_events events = {.taken = on_taken, .gone = on_gone};
 static void dispatch(call *c, const principal *who) {
     err e = {0};
     c->who = *who;
+    c->n_revoked = c->seat->n_revoked;
     c->gone = call_abandon; // until the handler has work of its own
     if (c->is_gone) {
         call_abandon(c);

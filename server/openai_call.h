@@ -18,6 +18,8 @@
 #include "server/openai_request.h"
 #include "server/routes.h"
 
+#define REVOKED_KEPT 64
+
 typedef struct seat { // what the handlers of one reactor work with; reactor_user
     loop *loop;
     router *router;
@@ -28,8 +30,10 @@ typedef struct seat { // what the handlers of one reactor work with; reactor_use
     openai_limits limits; // replaced by a reload, on the reactor's thread
     buf scratch;          // for events; empty between uses
     int n_calls;          // on_request was called, not ended
-    bool is_stopping;     // the loop stops when n_calls becomes 0
-    _Atomic bool is_cut;  // written by the main thread: the gateway ends, clients do not leave
+    uint64_t n_revoked;   // keys revoked so far; the last ones are revoked[n % REVOKED_KEPT]
+    char revoked[REVOKED_KEPT][ID_UUID_TEXT];
+    bool is_stopping;    // the loop stops when n_calls becomes 0
+    _Atomic bool is_cut; // written by the main thread: the gateway ends, clients do not leave
 } seat;
 
 typedef struct call_record { // for log and metrics; filled as it becomes known
@@ -45,6 +49,7 @@ struct call {
     const route *route;
     const char *rest;     // of the path
     principal who;        // filled before the handler runs
+    uint64_t n_revoked;   // seat.n_revoked when its key was good
     openai_limits limits; // as of the start
     bool is_gone;         // the client went: nothing may be said; call_abandon is due
     call_record record;
@@ -63,6 +68,12 @@ struct call {
 // http_options.on_head and on_request of the API listener. The reactor's user is a seat.
 void call_on_head(exchange *x);
 void call_on_request(exchange *x);
+
+// A key was revoked: ends its requests, also those that are not submitted yet.
+void seat_revoke(seat *s, const char *key);
+// Was its key revoked since the handler was called? -1: yes (ERR_KEY). For handlers that went to
+// the pool in between.
+int call_check_revoked(const call *c, err *e);
 
 // ---- the answer; each but stream_begin ends the call, which must not be touched after it
 void call_reply(call *c, int status, const buf *json);

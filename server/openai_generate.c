@@ -3,6 +3,7 @@
 // on the pool. What happens from the first frame on is openai_generate_told.c.
 #include "server/openai_generate.h"
 #include "server/openai_handlers.h"
+#include "base/failpoint.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,6 +101,7 @@ static void keep_texts(generation *g, arena *a) {
 }
 
 static void encode(call *c) {
+    failpoint("encode.before");
     generation *g = c->user;
     arena *a = exchange_arena(c->x);
     int n = openai_prompt_count(&g->q);
@@ -210,6 +212,8 @@ static void prepared(call *c) {
     generation *g = c->user;
     if (!g->failed.code)
         check_single(g);
+    if (!g->failed.code)
+        call_check_revoked(c, &g->failed);
     if (g->target.model)
         c->record.model = g->target.model->config->name;
     if (c->is_gone || g->failed.code) {

@@ -34,6 +34,14 @@ def wait_for(what, seconds=30, why="waited in vain"):
     pytest.fail(why() if callable(why) else why)
 
 
+def metric(url, name):
+    """The value of one metric, named as it is printed (labels too), of the process with this operations URL."""
+    for line in urllib.request.urlopen(url + "/metrics", timeout=10).read().decode().splitlines():
+        if line.startswith(name + " "):
+            return float(line.split()[-1])
+    raise ValueError(f"no metric {name}")
+
+
 class Stream:
     """A streamed answer, read event by event: dicts, then "[DONE]"."""
 
@@ -260,12 +268,9 @@ class Installation:
         return next((self.data / "logs").glob("worker-*.log"))
 
     def metric(self, kind, name):
-        """The value of one metric of the gateway or the worker, labels as it prints them."""
-        url = self.ready()["ops_url"] if kind == "gateway" else self.ready()["workers"][0]["ops_url"]
-        for line in urllib.request.urlopen(url + "/metrics", timeout=10).read().decode().splitlines():
-            if line.startswith(name + " "):
-                return float(line.split()[-1])
-        raise ValueError(f"no metric {name}")
+        """Of the gateway or the worker."""
+        ready = self.ready()
+        return metric((ready if kind == "gateway" else ready["workers"][0])["ops_url"], name)
 
     def pids(self, kind):
         found = self.ready()["pids"][kind]

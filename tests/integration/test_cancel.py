@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from installation import BINARY, Gateway, Installation, wait_for
+from installation import BINARY, Gateway, Installation, metric, wait_for
 from vanish import VANISH, is_free, log_lines
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -44,7 +44,7 @@ def gateway(home):
 
 
 @contextmanager
-def second_gateway(home, name):
+def second_gateway(home, name, **environment):
     """Another gateway of the installation, with a data directory of its own: what it says, its process, its log."""
     data, log = home.directory / name, home.directory / f"{name}.log"
     data.mkdir()
@@ -53,7 +53,8 @@ def second_gateway(home, name):
     for key in ("listen", "admin_listen", "ops_listen"):
         line += ["--set", f"gateway.{key}=127.0.0.1:0"]
     with open(log, "ab") as out:
-        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=out, text=True)
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=out, text=True,
+                                   env=os.environ | environment)
     try:
         said = process.stdout.readline()
         assert said, log.read_text()
@@ -241,6 +242,19 @@ def test_a_key_revoked_in_the_middle_stops_the_worker(home, gateway):
     row = gateway.row(stream.id)
     assert row["outcome"] == "revoked" and row["completion_tokens"] == stream.tokens() <= made(home, stream.id) < ENDLESS
     assert access(home, stream.id)["outcome"] == "revoked"
+
+
+def test_a_key_revoked_while_its_prompt_is_read_starts_nothing(home, gateway):
+    key = make_key(gateway)
+    with second_gateway(home, "slow", TIERGATE_FAILPOINTS="encode.before=sleep:1500") as (other, _, _):
+        body = other.chat(messages=[{"role": "user", "content": LONG_PROMPT}])
+        connection = send(other, body, key=key["key"])
+        wait_for(lambda: metric(other.ready["ops_url"], "tiergate_http_exchanges") == 1, 10)
+        time.sleep(0.2)  # its key is checked by now; its prompt is read for so long that the test does not depend on it
+        gateway.command("key", "revoke", key["public_id"])
+        status, _, told = answer(connection)
+    assert (status, told["error"]["code"]) == (401, "invalid_api_key")
+    assert {r["outcome"] for r in gateway.rows() if r["request_id"] not in gateway.seen} <= {"ok"}
 
 
 # ---- a newer request of the editor session
