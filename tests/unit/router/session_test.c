@@ -107,7 +107,7 @@ static void of_a_thousand_sessions_only_one_is_meant(void **state) {
     (void)state;
     enum { N = 1000 };
     static life_client others[N], newest;
-    char name[16];
+    char name[24];
     f.c.queue_per_tenant = 2 * N;
     life_open(&f);
     for (int i = 0; i < N; i++) {
