@@ -186,24 +186,20 @@ static void print_record(const char *id, const quota_record *k, bool has_gateway
         printf("next         another gateway's sweeper closes it within 25 s\n");
 }
 
-static int show_record(const config *c, const char *id, bool json, err *e) {
+static int show_record(const config *c, const char *id, bool json, bool *found, err *e) {
     redis *r = NULL;
     quota_record k;
-    bool found, is_alive = false;
+    bool is_alive = false;
+    *found = false;
     if (!*c->redis_address)
         return err_set(e, ERR_NOT_FOUND, "id", "no row of request %s in the ledger", id);
     if (redis_connect(c->redis_address, 2000, &r, e))
         return -1;
-    int rc = record_find(r, id, &k, &found, e);
-    if (!rc && found)
+    int rc = record_find(r, id, &k, found, e);
+    if (!rc && *found)
         rc = record_gateway_is_alive(r, k.gateway, &is_alive, e);
-    if (!rc && found)
+    if (!rc && *found)
         (json ? print_record_json : print_record)(id, &k, is_alive);
-    else if (!rc)
-        rc = err_set(e, ERR_NOT_FOUND, "id",
-                     "request %s is neither in the ledger nor open: it was never accepted "
-                     "(refused requests leave no row)",
-                     id);
     redis_close(r);
     return rc;
 }
@@ -217,18 +213,34 @@ static bool is_uuid(const char *s) {
     return s[36] == '\0';
 }
 
-static int show(const config *c, const char *id, bool json, err *e) {
-    pg *db = NULL;
+static int show_row(pg *db, const char *id, bool json, bool *found, err *e) {
     pg_result *r = NULL;
-    if (pg_connect(c->postgres_url, &db, e))
-        return -1;
     int rc = pg_query(db, ROW, 1, &id, &r, e);
-    bool has_row = !rc && pg_rows(r) == 1;
-    if (has_row)
+    *found = !rc && pg_rows(r) == 1;
+    if (*found)
         (json ? print_row_json : print_row)(r);
     pg_result_free(r);
+    return rc;
+}
+
+// The row comes before its record goes: who finds neither looks for the row again.
+static int show(const config *c, const char *id, bool json, err *e) {
+    pg *db = NULL;
+    bool found = false;
+    if (pg_connect(c->postgres_url, &db, e))
+        return -1;
+    int rc = show_row(db, id, json, &found, e);
+    if (!rc && !found)
+        rc = show_record(c, id, json, &found, e);
+    if (!rc && !found)
+        rc = show_row(db, id, json, &found, e);
     pg_close(db);
-    return rc || has_row ? rc : show_record(c, id, json, e);
+    if (!rc && !found)
+        rc = err_set(e, ERR_NOT_FOUND, "id",
+                     "request %s is neither in the ledger nor open: it was never accepted "
+                     "(refused requests leave no row)",
+                     id);
+    return rc;
 }
 
 int command_why(int argc, char **argv, err *e) {
