@@ -1,5 +1,6 @@
 # Random faults against real processes and servers, and a checker that shares no counter with the product: tests/faults.
-# make faults SEED=7 FAULTS_SECONDS=300, or SEEDS="1 2 3" for one after another with their sums; without a seed one is drawn and printed. More: FAULTS="--only worker-killed --keep".
+# make faults SEED=7 FAULTS_SECONDS=300; without a seed one is drawn and printed. More: FAULTS="--only worker-killed --keep".
+# make faults SEEDS="1 2 3": one after another, a line for each and their sums; the logs are in build/faults.
 FAULTS_PYTHON := $(or $(shell command -v python3.11),python3)
 FAULTS_SECONDS ?= 60
 FAULTS_TOOLS = build/tests/chaos_proxy build/tests/clock_shim.so

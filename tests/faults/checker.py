@@ -19,6 +19,7 @@ CODES = {  # what an accepted or refused request of this load may be told
 BY_LIMIT = ("rate_limit_exceeded", "insufficient_quota")
 ATTEMPTS_MOST = 3
 CONTEXT = 256  # of the model
+HEARS_SECONDS = 2  # so late a worker may learn that a request has ended
 LINGERS_SECONDS = 45  # so long a request that broke may hold its tokens: the sweep, and a gateway that is stopped
 
 
@@ -106,9 +107,10 @@ class Checker:
 
     # ---- what the faults allow
 
-    def overlapping(self, x):
+    def overlapping(self, x, after=0):
+        """The faults of its life and of so many seconds after its end."""
         began = min(x["began"], x.get("idle_since", x["began"])) if x["id"] is None else x["began"]
-        return [f for f in self.faults if f["begin"] <= x["ended"] and began <= f["end"]]
+        return [f for f in self.faults if f["begin"] <= x["ended"] + after and began <= f["end"]]
 
     def is_gateway_lost(self, x):
         """Was its gateway killed, stopped or cut off from Redis, or Redis lost, at any time of its life?"""
@@ -177,8 +179,8 @@ class Checker:
             self.say("P1", x, "an error for the client, 'ok' in the row")
 
     def check_made(self, row, x):
-        """A killed worker writes down nothing of what it had made."""
-        if not any(f["kills_worker"] for f in self.overlapping(x)) and row.completion > self.made[row.id]:
+        """A killed worker writes down nothing of what it had made, and it may hear later than the client that all is over."""
+        if not any(f["kills_worker"] for f in self.overlapping(x, HEARS_SECONDS)) and row.completion > self.made[row.id]:
             self.say("P3", x, f"the row has {row.completion} tokens, workers made {self.made[row.id]}")
 
     def check_row(self, row, x):
