@@ -107,6 +107,13 @@ def wait_redis(site):
     site.wait("redis", lambda: site.redis_call("PING") == b"PONG")
 
 
+def call(site, *words):
+    """As soon as Redis answers: another injury may have it down."""
+    answers = []
+    site.wait("redis", lambda: answers.append(site.redis_call(*words)) or True)
+    return answers[0]
+
+
 @injury("redis", loses_redis=True)
 def redis_killed_with_its_log(site, name, r):
     kill(site, "redis")
@@ -126,14 +133,14 @@ def redis_killed_and_emptied(site, name, r):
 
 @injury("redis", loses_redis=True)
 def redis_wiped(site, name, r):
-    site.redis_call("FLUSHALL")
+    call(site, "FLUSHALL")
 
 
 @injury("redis", loses_redis=True, weight=2)
 def redis_out_of_memory(site, name, r):
-    site.redis_call("CONFIG", "SET", "maxmemory", "1mb")
+    call(site, "CONFIG", "SET", "maxmemory", "1mb")
     time.sleep(r.uniform(1, 6))
-    site.redis_call("CONFIG", "SET", "maxmemory", "0")
+    call(site, "CONFIG", "SET", "maxmemory", "0")
 
 
 @injury("redis", loses_redis=True)
@@ -162,16 +169,16 @@ def redis_failed_over(site, name, r):
     for w in workers:
         w.send(signal.SIGSTOP)
     time.sleep(0.2 if workers else 0)
-    then = site.redis_call("EVAL", SNAPSHOT, 0)
+    then = call(site, "EVAL", SNAPSHOT, 0)
     for w in workers:
         w.send(signal.SIGCONT)
     time.sleep(r.uniform(0.02, 0.3))
-    site.redis_call("EVAL", ROLL_BACK, 0, *(part for entry in then for part in entry))
+    call(site, "EVAL", ROLL_BACK, 0, *(part for entry in then for part in entry))
 
 
 @injury("redis", loses_redis=True, weight=1)
 def functions_lost(site, name, r):
-    site.redis_call("FUNCTION", "FLUSH")
+    call(site, "FUNCTION", "FLUSH")
 
 
 # ---- PostgreSQL
@@ -253,13 +260,17 @@ def disk_full(site, name, r):
 @injury("gw", weight=2)
 def descriptors_exhausted(site, name, r):
     """For a while there is hardly a descriptor left for anything new."""
-    pid = site.by_name[name].child.pid
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = max(map(int, os.listdir(f"/proc/{pid}/fd")))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 2, before[1]))
-    time.sleep(r.uniform(1, 4))
-    if site.by_name[name].is_alive() and site.by_name[name].child.pid == pid:
+    p = site.by_name[name]
+    site.wait(name, p.is_alive)
+    try:
+        pid = p.child.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = max(map(int, os.listdir(f"/proc/{pid}/fd")))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 2, before[1]))
+        time.sleep(r.uniform(1, 4))
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    except (AttributeError, FileNotFoundError, ProcessLookupError):
+        pass  # another injury has killed it; the next one is born with all of them
 
 
 @injury("gw", weight=2)
@@ -299,6 +310,7 @@ WORKER_POINTS = {
 def arm(site, name, point, action, at=20):
     """Starts the process anew with one failpoint; True when it died of it (or stopped) within 12 s."""
     p = site.by_name[name]
+    site.wait(f"{name} alive", p.is_alive, 10)
     p.once = {"TIERGATE_FAILPOINTS": f"{point}={action}@{at}"}
     n = len(p.exits)
     p.send(signal.SIGKILL)
