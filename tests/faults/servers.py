@@ -73,11 +73,13 @@ class Process:
         self.down = False
 
     def send(self, number):
-        if self.is_alive():
-            self.child.send_signal(number)
+        child = self.child  # the supervisor takes it away when it has ended
+        if child is not None and child.poll() is None:
+            child.send_signal(number)
 
     def is_alive(self):
-        return self.child is not None and self.child.poll() is None
+        child = self.child
+        return child is not None and child.poll() is None
 
     def note_end(self):
         """True once per death."""
