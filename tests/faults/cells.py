@@ -319,12 +319,12 @@ def threads_exhausted(site, name, r):
     """Nothing that runs starts a thread, so a lack of them is met at the start only: it fails, and says of what."""
     before, any_port = n_threads(site), "127.0.0.1:0"
     options = [f"gateway.listen={any_port}", f"gateway.ops_listen={any_port}", f"worker.ops_listen={any_port}",
-               f"general.data_dir={site.path('spare')}"]
-    spare = site.dir / "spare"
-    shutil.copytree(site.path("secrets"), spare / "secrets")
+               f"general.data_dir={site.path('starved')}"]
+    starved = site.dir / "starved"
+    shutil.copytree(site.path("secrets"), starved / "secrets")
     nobody = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"] if os.geteuid() == 0 else []
     if nobody:
-        for path in (spare, *spare.rglob("*")):
+        for path in (starved, *starved.rglob("*")):
             os.chown(path, 65533, 65533)
         for path in (site.dir / "s").rglob("*"):
             path.chmod(0o777)
