@@ -363,6 +363,12 @@ int config_load(config *c, const char *path, const char *const *sets, int n_sets
     return check(c, path, e);
 }
 
+size_t config_adapters_dir(const config *c, char *out, size_t n) {
+    int length = c->adapters_dir[0] ? snprintf(out, n, "%s", c->adapters_dir)
+                                    : snprintf(out, n, "%s/adapters", c->data_dir);
+    return (size_t)length < n ? (size_t)length : n - 1;
+}
+
 const config_model *config_find_model(const config *c, const char *name) {
     return find_model((config *)(uintptr_t)c, name);
 }

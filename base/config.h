@@ -32,6 +32,7 @@ typedef struct config_model {
 
 typedef struct config {
     char data_dir[CONFIG_TEXT];
+    char adapters_dir[CONFIG_TEXT]; // as given; config_adapters_dir
     char log_level[8];
     // [gateway]
     config_listen listen, admin_listen, ops_listen;
@@ -52,6 +53,7 @@ typedef struct config {
     // [worker]
     int64_t worker_drain_ms;
     int64_t threads, slots, step_tokens, prefill_percent, draft_rows, kv_bytes, max_context;
+    int64_t adapter_bytes;
     char cpu[8]; // "", "ref", "avx2", "avx512"
     char tier[16];
     config_listen worker_ops_listen;
@@ -75,6 +77,8 @@ int config_load(config *c, const char *path, const char *const *sets, int n_sets
 // needs_restart (comma-separated).
 int config_reload(config *c, const char *path, const char *const *sets, int n_sets, int *n_changed,
                   buf *needs_restart, err *e);
+// Where adapters lie; returns the length.
+size_t config_adapters_dir(const config *c, char *out, size_t n);
 const config_model *config_find_model(const config *c, const char *name); // NULL: none
 void config_help(buf *out);                                               // for --help
 // The values in force, as a file that config_load reads back.

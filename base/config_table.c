@@ -15,6 +15,9 @@ const config_row config_rows[] = {
     {"general", "data_dir", CONFIG_STRING, FIELD(data_dir), .least = 1,
      .value = "/var/lib/tiergate",
      .help = "Directory for what must survive a restart: secrets, certificates, the journal."},
+    {"general", "adapters_dir", CONFIG_STRING, FIELD(adapters_dir), .value = "",
+     .help = "Where `tiergate adapter import` puts adapters and workers find them, the same files "
+             "on every machine; empty: DATA_DIR/adapters."},
     {"general", "log_level", CONFIG_CHOICE, FIELD(log_level), LIVE,
      .choices = "debug|info|warn|error", .value = "info", .help = "Least level that is logged."},
 
@@ -98,6 +101,10 @@ const config_row config_rows[] = {
              "so far (prompt lookup); they change the speed, never the text. 0: none."},
     {"worker", "kv_bytes", CONFIG_SIZE, FIELD(kv_bytes), .least = M, .most = 16384 * G,
      .value = "1GiB", .help = "Memory for the KV cache."},
+    {"worker", "adapter_bytes", CONFIG_SIZE, FIELD(adapter_bytes), .least = 0, .most = 1024 * G,
+     .value = "1GiB",
+     .help = "Memory that adapters may take which no request uses now; those used least recently "
+             "are given up."},
     {"worker", "max_context", CONFIG_NUMBER, FIELD(max_context), .least = 0, .most = 16777216,
      .value = "0", .help = "Longest sequence in tokens; 0: the model's own limit."},
     {"worker", "cpu", CONFIG_CHOICE, FIELD(cpu), .choices = "|ref|avx2|avx512", .value = "",

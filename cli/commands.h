@@ -13,6 +13,7 @@ int command_key(int argc, char **argv, err *e);
 int command_usage(int argc, char **argv, err *e);
 int command_why(int argc, char **argv, err *e);
 int command_quota(int argc, char **argv, err *e);
+int command_adapter(int argc, char **argv, err *e);
 int command_model(int argc, char **argv, err *e);
 int command_fit(int argc, char **argv, err *e);
 

@@ -21,6 +21,7 @@ static const command commands[] = {
     {"usage", command_usage,
      "what was used: by tenant, model and day, or request by request; verify: does it add up?"},
     {"why", command_why, "the life of one request, from its acceptance to its row"},
+    {"adapter", command_adapter, "a tenant's own adapters: import, ls, rm"},
     {"model", command_model, "models: check, add, ls, verify, rm"},
     {"fit", command_fit, "will a model fit this memory or that GPU, and with how many requests?"},
 };

@@ -43,13 +43,14 @@ static const column row_columns[] = {
     {"prompt_tokens", 14, true}, {"cached_tokens", 14, true}, {"completion_tokens", 18, true},
     {"money_nano", 12, true},    {"queue_ms", 9, true},       {"first_token_ms", 15, true},
     {"total_ms", 9, true},       {"engine_us", 10, true},     {"attempts", 9, true},
+    {"adapter", 40, false},
 };
 static const report by_request = {
     "SELECT u.request_id, to_char(u.at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), "
     "coalesce(t.name, u.tenant_id::text), u.endpoint, u.model, u.outcome, u.prompt_tokens, "
     "u.cached_tokens, "
     "u.completion_tokens, u.money, u.queue_ms, u.first_token_ms, u.total_ms, u.engine_us, "
-    "u.attempts "
+    "u.attempts, u.adapter "
     "FROM usage u LEFT JOIN tenants t ON t.id = u.tenant_id "
     "WHERE ($1::text IS NULL OR t.name = $1) AND u.at > now() - $2::int * interval '1 day' "
     "ORDER BY u.at DESC, u.request_id DESC LIMIT $3::int",

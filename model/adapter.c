@@ -79,11 +79,7 @@ static int read_scale(peft *p, err *e) {
         json_field_bool(&p->config, "use_rslora", &rs, e))
         return -1;
     if (!kind || !rank || !json_field(&p->config, "lora_alpha"))
-        return json_field_missing(&p->config,
-                                  !kind   ? "peft_type"
-                                  : !rank ? "r"
-                                          : "lora_alpha",
-                                  e);
+        return json_field_missing(&p->config, !kind ? "peft_type" : !rank ? "r" : "lora_alpha", e);
     if (strcmp(kind, "LORA"))
         return json_field_unsupported(&p->config, "peft_type", "LORA is supported", e);
     const json_t *ranks = json_field(&p->config, "rank_pattern");
@@ -120,8 +116,9 @@ static int map_tensor(const safetensor *t, tensor *out, err *e) {
     out->from = t;
     if (type_of(t, &out->type, e))
         return -1;
-    if (t->n_dims == 2 && sscanf(t->name, "base_model.model.model.layers.%4d.%n", &layer, &end) == 1 &&
-        end && layer >= 0)
+    if (t->n_dims == 2 &&
+        sscanf(t->name, "base_model.model.model.layers.%4d.%n", &layer, &end) == 1 && end &&
+        layer >= 0)
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             const char *rest = t->name + end;
             size_t n = strlen(names[i][0]);
@@ -138,10 +135,11 @@ static int map_tensor(const safetensor *t, tensor *out, err *e) {
                    "tensor '%.120s': only the projections of a layer can be adapted", t->name);
 }
 
-// GGUF wants the rows of Llama's q and k heads as pairs (2i, 2i + 1); trained they are (i, i + dim/2).
+// GGUF wants the rows of Llama's q and k heads as pairs (2i, 2i + 1); trained they are (i, i +
+// dim/2).
 static bool is_paired(const peft *p, const tensor *t) {
-    return p->s->arch == ARCH_LLAMA && (strstr(t->name, "attn_q.weight.lora_b") ||
-                                        strstr(t->name, "attn_k.weight.lora_b"));
+    return p->s->arch == ARCH_LLAMA &&
+           (strstr(t->name, "attn_q.weight.lora_b") || strstr(t->name, "attn_k.weight.lora_b"));
 }
 
 static int put_paired(const peft *p, const tensor *t, buf *out, err *e) {

@@ -106,6 +106,7 @@ void run_free(run *r, engine *g) {
         text_release(&r->choices[i].text);
         free(r->choices[i].tokens);
     }
+    adapter_let_go(r->adapter);
     arena_release(&r->a);
     free(r);
 }

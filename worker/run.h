@@ -12,6 +12,7 @@
 #include "router/job.h"
 #include "router/queue.h"
 #include "router/reply.h"
+#include "worker/adapters.h"
 #include "worker/draft.h"
 #include "worker/text.h"
 
@@ -40,6 +41,7 @@ typedef struct run {
     job j;
     uint64_t number;
     uint8_t salt[ENGINE_SALT_BYTES]; // of the prefix cache
+    adapter *adapter;                // held; NULL: none
     int cached; // prompt tokens that were there when its first choice got a place; -1: none has yet
     lane lane;
     double weight;

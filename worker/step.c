@@ -190,6 +190,7 @@ static int place(stepper *s, run *runs, run *r, choice *c, err *e) {
     if (engine_seq_new(s->g, &r->j.sampling, i, c->tokens, c->n, choice_made(r, c), run_get_salt(r),
                        &c->seq, e))
         return e->code == ERR_OVERLOADED ? 1 : -1;
+    engine_seq_adapt(c->seq, r->adapter ? r->adapter->a : NULL);
     c->fed = engine_seq_length(c->seq);
     if (r->cached < 0)
         r->cached = c->fed < r->j.n_prompt ? c->fed : r->j.n_prompt;

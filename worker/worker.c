@@ -48,6 +48,7 @@ typedef struct worker {
     keeper *keep;
     outbox *out;
     stepper step;
+    adapters *adapters;
     run *runs, **last; // in order of arrival
     uint64_t n_runs;   // numbers given
     int64_t claim_ms;  // when the next claim is due
@@ -60,8 +61,10 @@ typedef struct worker {
     int kept_cap;
     atomic_bool ready; // Redis answers
     engine_stats told; // as of the last measure()
+    int64_t told_loads;
     metric *m_steps, *m_tokens, *m_claims, *m_active, *m_waiting, *m_kv_free, *m_step_s;
     metric *m_hits, *m_misses, *m_evicted, *m_cached, *m_guessed, *m_right, *m_preempted;
+    metric *m_adapters, *m_adapter_bytes, *m_adapter_loads;
 } worker;
 
 // ---- the list of runs
@@ -207,6 +210,15 @@ static void refuse(worker *w, const queue_claimed *c, const job *j, const char *
         outbox_add(w->out, j->gateway, c->id, c->attempt, ++w->n_runs, 0)->flags = REPLY_REFUSED;
 }
 
+// Never served by the base model instead.
+static void fail_job(worker *w, const queue_claimed *c, const job *j, const err *why) {
+    log_event(LOG_ERROR, "worker.adapter_failed", "{s:s,s:s,s:s}", "request", c->id, "adapter",
+              j->adapter, "reason", why->message);
+    reply_frame *f = outbox_add(w->out, j->gateway, c->id, c->attempt, w->n_runs, 0);
+    f->flags = REPLY_FAILED | REPLY_LAST;
+    f->finish = FINISH_ERROR;
+}
+
 // Fetches, opens and checks a claimed job; the run joins the list and its CLAIM frame the outbox.
 static int take_job(worker *w, const queue_claimed *c, int64_t arrived_us, err *e) {
     buf sealed = {0};
@@ -224,18 +236,23 @@ static int take_job(worker *w, const queue_claimed *c, int64_t arrived_us, err *
         refuse(w, c, NULL, "its payload is gone");
     } else if (job_open(sealed.data, sealed.len, c->id, c->attempt, &w->cluster, &a, &j, &why)) {
         refuse(w, c, NULL, why.message);
-    } else if (strcmp(j.model, w->conf->name) || *j.adapter ||
-               j.n_prompt >= engine_max_context(w->g)) {
+    } else if (strcmp(j.model, w->conf->name) || j.n_prompt >= engine_max_context(w->g)) {
         refuse(w, c, &j, "this worker does not serve it");
     } else {
+        adapter *held = NULL;
+        reply_frame *f = outbox_add(w->out, j.gateway, j.id, j.attempt, ++w->n_runs, 0);
+        f->flags = REPLY_CLAIM;
+        f->queue_ms = (int)c->waited_ms;
+        if (*j.adapter && adapters_hold(w->adapters, j.tenant, j.adapter, &held, &why)) {
+            fail_job(w, c, &j, &why);
+            goto done;
+        }
         run_salt(&w->cluster, &j, model_revision(w->m), engine_kv_name(w->g), salt);
-        run *r = run_new(&a, &j, ++w->n_runs, c, w->m, salt);
+        run *r = run_new(&a, &j, w->n_runs, c, w->m, salt);
+        r->adapter = held;
         r->last_ms = clock_mono_ms();
         r->arrived_us = arrived_us;
         runs_add(w, r);
-        reply_frame *f = outbox_add(w->out, j.gateway, j.id, j.attempt, r->number, 0);
-        f->flags = REPLY_CLAIM;
-        f->queue_ms = (int)c->waited_ms;
     }
 done:
     arena_release(&a);
@@ -361,6 +378,11 @@ static void measure(worker *w) {
     metric_add(w->m_evicted, now.prefix_evicted - w->told.prefix_evicted);
     metric_set(w->m_cached, now.prefix_pages);
     w->told = now;
+    adapters_stats a = adapters_get_stats(w->adapters);
+    metric_set(w->m_adapters, a.loaded);
+    metric_set(w->m_adapter_bytes, (int64_t)a.bytes);
+    metric_add(w->m_adapter_loads, a.loads - w->told_loads);
+    w->told_loads = a.loads;
 }
 
 // A prompt that kills its worker, for tests: its point is named by its length.
@@ -490,6 +512,11 @@ static void open_metrics(worker *w) {
                                   "Pages the prefix cache gave up for other tokens.");
     w->m_cached =
         metric_gauge("tiergate_worker_prefix_pages", "", "Pages in the prefix cache, used or not.");
+    w->m_adapters = metric_gauge("tiergate_worker_adapters", "", "Adapters that are loaded.");
+    w->m_adapter_bytes =
+        metric_gauge("tiergate_worker_adapter_bytes", "", "Memory of the loaded adapters.");
+    w->m_adapter_loads = metric_counter("tiergate_worker_adapter_loads_total", "",
+                                        "Adapters read because a request wanted them.");
     w->m_guessed = metric_counter("tiergate_worker_draft_tokens_total", "",
                                   "Tokens guessed from the text so far.");
     w->m_right = metric_counter("tiergate_worker_draft_accepted_tokens_total", "",
@@ -507,7 +534,11 @@ static int open_all(worker *w, err *e) {
         return -1;
     if (redis_connect(w->c->redis_address, REDIS_MS, &w->r, e) || queue_prepare(w->r, e))
         return -1;
-    return open_engine(w, e);
+    if (open_engine(w, e))
+        return -1;
+    config_adapters_dir(w->c, dir, sizeof dir);
+    w->adapters = adapters_new(w->g, dir, (size_t)w->c->adapter_bytes);
+    return 0;
 }
 
 static void tell_ready(const worker *w, int fd, const probe *o) {
@@ -535,6 +566,7 @@ static void close_all(worker *w) {
     }
     if (w->g) {
         stepper_release(&w->step);
+        adapters_free(w->adapters);
         engine_close(w->g);
     }
     model_close(w->m);
