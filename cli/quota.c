@@ -2,10 +2,12 @@
 // database. Gateways hear of a change at once; what is held stays, the next request sees the new
 // limit.
 #include <errno.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/money.h"
 #include "base/pg.h"
 #include "cli/commands.h"
 #include "cli/settings.h"
@@ -20,7 +22,7 @@ static const kind kinds[] = {
     {"concurrent-requests", "concurrent_requests", "limit, or none"},
     {"tokens-per-day", "tokens_per_day", "limit, or none"},
     {"tokens-per-month", "tokens_per_month", "limit, or none"},
-    {"money-per-month", "money_per_month", "limit in nano-units, or none"},
+    {"money-per-month", "money_per_month", "limit as an amount (12.50), or none"},
 };
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
@@ -69,8 +71,15 @@ static int find_scope(const quota_options *o, pg *db, const char *tenant_id, cha
     return 0;
 }
 
+static bool is_money(const kind *k) { return !strcmp(k->option, "money-per-month"); }
+
 static int check_limit(const kind *k, const char *text, err *e) {
     char *end;
+    int64_t nano;
+    if (is_money(k) && strcmp(text, "none") && money_parse(text, &nano, e))
+        return err_wrap(e, "--%s", k->option);
+    if (is_money(k))
+        return 0;
     errno = 0;
     long long v = strtoll(text, &end, 10);
     if (!strcmp(text, "none") ||
@@ -94,6 +103,12 @@ static int write_limits(const quota_options *o, pg *db, const char *tenant_id, c
             "UPDATE limits SET %s = $3, updated_at = now() WHERE tenant_id = $1 AND scope = $2",
             kinds[i].column);
         const char *value = o->limit[i] && strcmp(o->limit[i], "none") ? o->limit[i] : NULL;
+        char nano_text[24];
+        int64_t nano;
+        if (value && is_money(&kinds[i]) && !money_parse(value, &nano, e)) {
+            snprintf(nano_text, sizeof nano_text, "%" PRId64, nano);
+            value = nano_text;
+        }
         if (o->limit[i] && pg_query(db, sql, 3, (const char *[]){tenant_id, scope, value}, NULL, e))
             return -1;
     }
@@ -162,6 +177,17 @@ static void print_json(const pg_result *r) {
     json_decref(all);
 }
 
+static void print_value(const pg_result *r, int i, int c) {
+    char amount[MONEY_TEXT];
+    const char *text = pg_text(r, i, c);
+    if (text && !strncmp(show_names[c], "money", 5)) {
+        money_format(pg_int(r, i, c), amount);
+        text = amount;
+    }
+    if (text)
+        printf("  %-24s %s\n", show_names[c], text);
+}
+
 static void print_lines(const pg_result *r) {
     if (!pg_rows(r))
         puts("no limits");
@@ -174,8 +200,7 @@ static void print_lines(const pg_result *r) {
                                : "model ",
                *scope == 't' ? "" : pg_text(r, i, 1));
         for (int c = 2; c < N_SHOWN; c++)
-            if (pg_text(r, i, c))
-                printf("  %-24s %s\n", show_names[c], pg_text(r, i, c));
+            print_value(r, i, c);
     }
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include "base/money.h"
 #include "base/pg.h"
 #include "cli/commands.h"
 #include "cli/settings.h"
@@ -71,6 +72,12 @@ static const char *const names[N_COLUMNS] = {
     "total_ms",   "money",
 };
 
+static const char *money(int64_t nano) { // valid until the next call
+    static char text[MONEY_TEXT];
+    money_format(nano, text);
+    return text;
+}
+
 // ---- a row
 
 static void print_row_json(const pg_result *r) {
@@ -123,11 +130,11 @@ static void print_row(const pg_result *r) {
            text_of(r, MODEL), *pg_text(r, 0, ADAPTER) ? " with adapter " : "",
            pg_text(r, 0, ADAPTER), text_of(r, ROUTE));
     if (pg_text(r, 0, HELD_TOKENS))
-        printf("hold         %lld tokens (%lld per choice granted), money %lld nano-units\n",
-               pg_int(r, 0, HELD_TOKENS), pg_int(r, 0, GRANTED), pg_int(r, 0, HELD_MONEY));
+        printf("hold         %lld tokens (%lld per choice granted), money %s\n",
+               pg_int(r, 0, HELD_TOKENS), pg_int(r, 0, GRANTED), money(pg_int(r, 0, HELD_MONEY)));
     print_run(r);
-    printf("settled      %s: %lld + %lld tokens, money %lld nano-units\n", text_of(r, SETTLED),
-           pg_int(r, 0, PROMPT), pg_int(r, 0, COMPLETION), pg_int(r, 0, MONEY));
+    printf("settled      %s: %lld + %lld tokens, money %s\n", text_of(r, SETTLED),
+           pg_int(r, 0, PROMPT), pg_int(r, 0, COMPLETION), money(pg_int(r, 0, MONEY)));
     printf("row          committed\n");
 }
 
@@ -174,14 +181,13 @@ static void print_record(const char *id, const quota_record *k, bool has_gateway
     printf("who          tenant %s, user %s, key %s\n", m->tenant, m->user, m->key);
     printf("route        %s, task %s: model %s%s%s (%s)\n", m->endpoint, m->task, m->model,
            *m->adapter ? " with adapter " : "", m->adapter, *m->route ? m->route : "unknown");
-    printf("hold         %" PRId64 " tokens (%d per choice granted), money %" PRId64
-           " nano-units\n",
-           k->held_tokens, k->granted, k->held_money);
+    printf("hold         %" PRId64 " tokens (%d per choice granted), money %s\n", k->held_tokens,
+           k->granted, money(k->held_money));
     printf("so far       prompt of %d tokens %s, %d tokens handed to the client\n", k->prompt,
            k->prefilled ? "prefilled" : "not prefilled yet", k->sent);
     if (!k->is_open)
-        printf("settled      %d + %d tokens, money %" PRId64 " nano-units: %s\n", k->settled.prompt,
-               k->settled.completion, k->settled.money, k->settled.outcome);
+        printf("settled      %d + %d tokens, money %s: %s\n", k->settled.prompt,
+               k->settled.completion, money(k->settled.money), k->settled.outcome);
     else if (!has_gateway)
         printf("next         another gateway's sweeper closes it within 25 s\n");
 }

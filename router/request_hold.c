@@ -1,9 +1,12 @@
 // Quota in a request's life: the hold before anything else, and extensions while it runs. The
 // router's loop. Decides nothing: router/quota.lua does, in one step for all scopes.
 #include "router/request_internal.h"
+#include "base/clock.h"
 #include "base/failpoint.h"
+#include "base/money.h"
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define HOLDS_MOST 8 // a scope per MISS, and once more when the library was missing
 #define LOST_MS 1000
@@ -84,22 +87,50 @@ void request_refuse_away(request *q, const char *message) {
     refuse(q, OUTCOME_FAILED, ERR_DEPENDENCY, LOST_MS, message);
 }
 
-// "tokens per minute of your user: limit 20000, used or held 19990, needed 35".
+static void put_amount(const char *kind, int64_t v, char out[MONEY_TEXT]) {
+    if (strcmp(kind, "mpo") == 0)
+        money_format(v, out);
+    else
+        snprintf(out, MONEY_TEXT, "%lld", (long long)v);
+}
+
+// When there is room again at the latest, as far as a clock can tell: " The window ends ...".
+static void put_reset(const quota_answer *a, char *out, size_t n) {
+    bool is_day = strcmp(a->kind, "tpd") == 0, is_month = strcmp(a->kind + 1, "po") == 0;
+    struct tm t;
+    time_t now = (time_t)(clock_unix_ms() / 1000);
+    *out = '\0';
+    if (is_day || is_month) {
+        gmtime_r(&now, &t);
+        struct tm end = {.tm_year = t.tm_year,
+                         .tm_mon = t.tm_mon + is_month,
+                         .tm_mday = is_day ? t.tm_mday + 1 : 1};
+        timegm(&end); // carries into months and years
+        strftime(out, n, " The window ends at %Y-%m-%d 00:00 UTC.", &end);
+    } else if (a->retry_ms > 0 && strcmp(a->kind, "conc") != 0) {
+        snprintf(out, n, " The window ends in %lld s.", (long long)(a->retry_ms + 999) / 1000);
+    }
+}
+
+// "tokens per minute of your user: limit 20000, used or held 19990, this request needs 35. The
+// window ends in 12 s."
 static void refuse_by_limit(request *q, const quota_answer *a) {
     static const struct {
         char letter;
         const char *words;
     } scopes[] = {{'t', "tenant"}, {'u', "user"}, {'k', "key"}, {'m', "tenant for this model"}};
-    char message[256];
+    char message[256], limit[MONEY_TEXT], used[MONEY_TEXT], needs[MONEY_TEXT], reset[64];
     const char *whose = "tenant";
     for (size_t i = 0; i < sizeof scopes / sizeof *scopes; i++)
         if (q->meta->scopes[a->scope] == scopes[i].letter)
             whose = scopes[i].words;
-    snprintf(
-        message, sizeof message,
-        "Limit reached: %s of your %s: limit %lld, used or held %lld, this request needs %lld%s",
-        quota_kind_words(a->kind), whose, (long long)a->limit, (long long)a->used,
-        (long long)a->demand, strcmp(a->kind, "mpo") ? "." : " (nano-units of money).");
+    put_amount(a->kind, a->limit, limit);
+    put_amount(a->kind, a->used, used);
+    put_amount(a->kind, a->demand, needs);
+    put_reset(a, reset, sizeof reset);
+    snprintf(message, sizeof message,
+             "Limit reached: %s of your %s: limit %s, used or held %s, this request needs %s.%s",
+             quota_kind_words(a->kind), whose, limit, used, needs, reset);
     refuse(q, OUTCOME_OVERLOADED, a->retry_ms >= 0 ? ERR_RATE : ERR_QUOTA, a->retry_ms, message);
 }
 

@@ -607,6 +607,7 @@ int worker_run(const config *c, const char *model_name, int ready_fd, err *e) {
     sigaddset(&set, SIGINT);
     pthread_sigmask(SIG_BLOCK, &set, NULL); // the listener reads them
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); // nothing of a worker changes while it runs
     w.last = &w.runs;
     open_metrics(&w);
     int rc = open_all(&w, e) || probe_start(&c->worker_ops_listen, not_ready, &w, &o, e) ? -1 : 0;

@@ -343,7 +343,7 @@ class Site:
 
     def set_limits(self, budget):
         """tenant0 never reaches its limits, a user of tenant1 spends `budget` tokens, tenant2 runs few at a time."""
-        for words in (["tenant0", "--tokens-per-day", "1000000000000", "--money-per-month", "9000000000000000"],
+        for words in (["tenant0", "--tokens-per-day", "1000000000000", "--money-per-month", "9000000"],
                       ["tenant1", "--user", "user0", "--tokens-per-day", str(budget)],
                       ["tenant2", "--concurrent-requests", "12", "--tokens-per-minute", "1000000000"]):
             self.command("quota", "set", "--config", self.path("w0.ini"), "--tenant", *words)

@@ -92,6 +92,33 @@ def test_sighup_takes_over_what_may_change_and_names_what_may_not(gateway):
     assert gateway.works()
 
 
+@pytest.mark.parametrize("old, new, named", [
+    ("resume_ms = 15000\n", "resume_ms = soon\n", "gateway.resume_ms"),
+    ("log_level = info\n", "log_level = loud\n", "general.log_level"),
+    ("queue_per_tier = 50000\n", "queue_per_tier = 5\n", "gateway.queue_per_tenant"),
+    ("[redis]\n", "[redos]\n", "redos"),
+], ids=["number", "choice", "contradiction", "section"])
+def test_sighup_with_a_wrong_configuration_changes_nothing_and_names_the_key(gateway, old, new, named):
+    run_ini = Path(gateway.ready["data_dir"]) / "run.ini"
+    right, before = run_ini.read_text(), len(log_lines(gateway, "gateway.reload_failed"))
+    assert old in right
+    run_ini.write_text(right.replace(old, new))
+    try:
+        os.kill(gateway_pid(gateway), signal.SIGHUP)
+        wait_for(lambda: len(log_lines(gateway, "gateway.reload_failed")) > before, 10)
+    finally:
+        run_ini.write_text(right)
+    assert named in log_lines(gateway, "gateway.reload_failed")[-1]["message"]
+    said = reload_with(gateway, "", "")
+    assert said["changed"] == 0 and gateway.works()
+
+
+def test_sighup_does_not_end_a_worker(gateway):
+    (worker,) = gateway.ready["pids"]["worker"]
+    os.kill(worker, signal.SIGHUP)
+    assert gateway.works() and os.path.exists(f"/proc/{worker}") and gateway.ready["pids"]["worker"] == [worker]
+
+
 def test_sighup_while_streams_run_disturbs_none(gateway, client, model):
     told = []
 

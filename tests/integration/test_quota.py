@@ -92,6 +92,21 @@ def test_a_budget_says_that_waiting_does_not_help(gateway, caller):
     assert headers["x-should-retry"] == "false" and "retry-after-ms" not in headers
 
 
+def test_money_is_told_as_an_amount_with_the_end_of_its_month(gateway, caller):
+    limit(gateway, caller, money_per_month="0.0000015")  # 1500 nano-units; a completion token costs 15
+    status, _, body = post(gateway, caller, max_tokens=500)
+    assert status == 429 and body["error"]["code"] == "insufficient_quota"
+    told = re.search(r"money per month of your user: limit 0\.0000015, used or held 0\.00, this request needs "
+                     r"(0\.0000\d+)\. The window ends at (\d{4})-(\d\d)-01 00:00 UTC\.", body["error"]["message"])
+    assert told and float(told[1]) > 500 * 15e-9
+    now = time.gmtime()
+    assert (int(told[2]), int(told[3])) == (now.tm_year + now.tm_mon // 12, now.tm_mon % 12 + 1)
+    line = [BINARY, "quota", "show", "--tenant", "local", "--config", f"{gateway.ready['data_dir']}/run.ini"]
+    assert "money_per_month          0.0000015\n" in subprocess.run(line, capture_output=True, text=True).stdout
+    done = subprocess.run([BINARY, "quota", "set", *line[3:], "--money-per-month", "1,5"], capture_output=True, text=True)
+    assert done.returncode and "money-per-month" in done.stderr and "'1,5'" in done.stderr
+
+
 def test_a_window_says_when_to_come_back(gateway, caller):
     limit(gateway, caller, requests_per_minute=1)
     if time.time() % 60 > 50:

@@ -64,15 +64,16 @@ typedef struct kind {
     const char *column, *words;
     int64_t limit;
     err_code code;
+    const char *told, *reset; // in the message
 } kind;
 
 static const kind kinds[] = {
-    {"requests_per_minute", "requests per minute", 1, ERR_RATE},
-    {"tokens_per_minute", "tokens per minute", 20, ERR_RATE},
-    {"concurrent_requests", "concurrent requests", 1, ERR_RATE},
-    {"tokens_per_day", "tokens per day", 20, ERR_QUOTA},
-    {"tokens_per_month", "tokens per month", 20, ERR_QUOTA},
-    {"money_per_month", "money per month", 500, ERR_QUOTA},
+    {"requests_per_minute", "requests per minute", 1, ERR_RATE, "1", "window ends in"},
+    {"tokens_per_minute", "tokens per minute", 20, ERR_RATE, "20", "window ends in"},
+    {"concurrent_requests", "concurrent requests", 1, ERR_RATE, "1", ""},
+    {"tokens_per_day", "tokens per day", 20, ERR_QUOTA, "20", "window ends at"},
+    {"tokens_per_month", "tokens per month", 20, ERR_QUOTA, "20", "window ends at"},
+    {"money_per_month", "money per month", 500, ERR_QUOTA, "0.0000005", "window ends at"},
 };
 
 static const struct {
@@ -97,10 +98,11 @@ static void refuses_the_second(const kind *k, const char *scope, const char *who
     assert_true(k->code == ERR_QUOTA
                     ? two.end.error.retry_ms == 0
                     : two.end.error.retry_ms > 0 && two.end.error.retry_ms <= 60000);
-    snprintf(said, sizeof said, ": limit %lld,", (long long)k->limit);
+    snprintf(said, sizeof said, ": limit %s,", k->told);
     assert_says(&two.end.error, k->words);
     assert_says(&two.end.error, whose);
     assert_says(&two.end.error, said);
+    assert_says(&two.end.error, k->reset);
     cancel(&one);
     assert_true(life_wait_rows(&f, 1, 3000)); // the refused one has none
     life_close(&f);
