@@ -285,12 +285,19 @@ void queue_cancel_command(const queue_place *p, command *out) {
     put_place(out, p);
 }
 
-void queue_score_command(const queue_place *p, command *out) {
-    char entry[ENTRY_BYTES];
-    put_entry(entry, p);
-    command_text(out, "ZSCORE");
+bool queue_is_same(const queue_place *a, const queue_place *b) {
+    return a->lane == b->lane && !strcmp(a->tenant, b->tenant) && !strcmp(a->tier, b->tier);
+}
+
+void queue_scores_command(const queue_place *const *places, int n, command *out) {
+    const queue_place *p = places[0];
+    command_text(out, "ZMSCORE");
     command_printf(out, "tg:{%s}:q:%c:%s", p->tier, lane_letter[p->lane], p->tenant);
-    command_text(out, entry);
+    for (int i = 0; i < n; i++) {
+        char entry[ENTRY_BYTES];
+        put_entry(entry, places[i]);
+        command_text(out, entry);
+    }
 }
 
 void queue_stop_command(uint64_t worker, const char *id, int attempt, uint64_t run, command *out) {

@@ -85,7 +85,9 @@ typedef struct queue_place { // where an entry of a request waits
 void queue_enqueue_command(const queue_place *p, const queue_place *old, int64_t waited_ms,
                            int64_t limit_tenant, int64_t limit_tier, command *out);
 void queue_cancel_command(const queue_place *p, command *out); // answer: entries that still waited
-void queue_score_command(const queue_place *p, command *out);  // answer: nil when it left the queue
+// n >= 1 places of one tenant's queue. Answer: per place, nil when it left the queue.
+void queue_scores_command(const queue_place *const *places, int n, command *out);
+bool queue_is_same(const queue_place *a, const queue_place *b); // one tenant's queue of a lane
 // Tells a worker to stop a run: PUBLISH on its channel.
 void queue_stop_command(uint64_t worker, const char *id, int attempt, uint64_t run, command *out);
 

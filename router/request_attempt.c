@@ -12,6 +12,7 @@
 #define RETRY_UNKNOWN_MS 5000 // nobody claims: say so much
 #define POISON_MS 600000      // so long a body that killed its workers is refused
 #define FULL_MOST_MS 1000     // so long a full queue is refused without asking
+#define SCORES_MOST 256       // entries that one call asks the queue for
 
 // ---- tenants whose queue was full a moment ago
 
@@ -157,8 +158,12 @@ done:
 
 // ---- does the queue still know it?
 
-static void on_score(void *ctx, const redis_value *v) {
-    attempt_call *x = ctx;
+typedef struct scores_call { // entries that one call asks for
+    int n;
+    attempt_call *of[SCORES_MOST];
+} scores_call;
+
+static void take_score(attempt_call *x, const redis_value *v) {
     request *q = current(x);
     if (q && redis_value_kind(v) == REDIS_NIL) {
         if (!q->left_queue_ms)
@@ -169,13 +174,36 @@ static void on_score(void *ctx, const redis_value *v) {
     forget(x);
 }
 
+static void on_scores(void *ctx, const redis_value *v) {
+    scores_call *x = ctx;
+    for (int i = 0; i < x->n; i++)
+        take_score(x->of[i], redis_value_at(v, (size_t)i));
+    free(x);
+}
+
+// Asks for q and those behind it that wait in the same queue. -> the next one
+static request *check_some(request *q) {
+    const queue_place *places[SCORES_MOST];
+    router *r = q->r;
+    scores_call *x = calloc(1, sizeof *x);
+    if (!x)
+        fatal("out of memory for a check of the queue");
+    for (; q && x->n < SCORES_MOST; q = q->next) {
+        if (x->n && !queue_is_same(&q->place, places[0]))
+            break;
+        places[x->n] = &q->place;
+        x->of[x->n++] = note(q);
+    }
+    queue_scores_command(places, x->n, &r->c);
+    command_send(&r->c, r->calls, on_scores, x);
+    return q;
+}
+
 void request_check_waiting(router *r) {
     if (!aredis_connected(r->calls))
         return;
-    for (request *q = r->lists[QUEUED].first; q; q = q->next) {
-        queue_score_command(&q->place, &r->c);
-        command_send(&r->c, r->calls, on_score, note(q));
-    }
+    for (request *q = r->lists[QUEUED].first; q;)
+        q = check_some(q);
 }
 
 // ---- the next attempt

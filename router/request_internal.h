@@ -231,7 +231,7 @@ void request_enqueue(request *q, const queue_place *old);
 void request_redeliver(request *q, const char *why);
 // Its worker goes and gave it back: the same attempt once more, by another one.
 void request_requeue(request *q);
-void request_check_waiting(router *r); // ZSCORE of all queued entries
+void request_check_waiting(router *r); // scores of all queued entries
 bool router_is_full(router *r, const request_spec *spec, err *e);
 
 // ---- request_run.c: frames
