@@ -32,3 +32,7 @@ integration: $(B)/tiergate $(B)/tests/malformed_files $(B)/tests/hf_directory bu
 	@[ -f $(INTEGRATION)/installed ] || { echo "skip: openai-python cannot be installed here"; echo "0 passed, 0 failed, 1 skipped"; exit 0; }; \
 	TIERGATE_BIN=$(B)/tiergate TIERGATE_NODE_MODULES=$(INTEGRATION)/node/node_modules \
 	    $(INTEGRATION_PYTHON) -m pytest -q -p no:cacheprovider -rs tests/integration $(PYTEST)
+
+.PHONY: bench-fairness
+bench-fairness: $(B)/tiergate build/tests/chaos_proxy build/tests/clock_shim.so model-file $(INTEGRATION)/installed ## how long a visitor waits beside 10,000 requests of another tenant: make bench-fairness SECONDS=60
+	@TIERGATE_BIN=$(B)/tiergate $(INTEGRATION_PYTHON) tests/bench/fairness.py $(or $(SECONDS),60)
