@@ -33,6 +33,8 @@ static void fill_trace(request *q) {
     usage_row *w = q->row;
     const request_spec *s = q->spec;
     for (int i = 0; i < s->n_choices; i++)
+        w->made += q->choices[i].n;
+    for (int i = 0; i < s->n_choices; i++)
         w->steps = q->choices[i].n_steps > w->steps ? q->choices[i].n_steps : w->steps;
     w->queue_steps = q->queue_steps;
     w->granted = q->granted;

@@ -59,6 +59,7 @@ static const field row_fields[] = {
     LATER_TEXT(usage_row, limited_by),
     LATER_INT(usage_row, steps),
     LATER_INT(usage_row, queue_steps),
+    LATER_INT(usage_row, made),
     LATER_INT(usage_row, granted),
     LATER_INT64(usage_row, held_tokens),
     LATER_INT64(usage_row, held_money),
@@ -226,11 +227,11 @@ static void put_trace(buf *b, const usage_row *r) {
     put_trace_text(b, "worker", r->worker);
     put_trace_text(b, "limited_by", r->limited_by);
     buf_printf(b,
-               "\"steps\":%d,\"queue_steps\":%d,\"granted\":%d,\"held_tokens\":%" PRId64
+               "\"steps\":%d,\"queue_steps\":%d,\"made\":%d,\"granted\":%d,\"held_tokens\":%" PRId64
                ",\"held_money\":%" PRId64 ",\"price_in\":%" PRId64 ",\"price_cached\":%" PRId64
                ",\"price_out\":%" PRId64 "}",
-               r->steps, r->queue_steps, r->granted, r->held_tokens, r->held_money, m->price_in,
-               m->price_cached, m->price_out);
+               r->steps, r->queue_steps, r->made, r->granted, r->held_tokens, r->held_money,
+               m->price_in, m->price_cached, m->price_out);
 }
 
 static void put_row(buf columns[N_COLUMNS], const usage_row *r) {

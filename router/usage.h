@@ -40,6 +40,7 @@ typedef struct usage_row {
     char limited_by[8];           // kind of the limit that ended it
     int steps;                    // of the engine that brought tokens
     int queue_steps;              // that ended while it waited
+    int made;                     // tokens that came from workers, handed or not
     int granted;                  // tokens per choice, with all extensions
     int64_t held_tokens, held_money;
 } usage_row;
