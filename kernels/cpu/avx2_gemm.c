@@ -131,6 +131,7 @@ V16 void tile(panel_kind kind, int n, const tile_args *a) {
     float f[PANEL_ROWS * COLUMNS_MAX] __attribute__((aligned(32)));
     UNROLL for (int i = 0; i < 2 * n; i++) _mm256_store_ps(f + 8 * i, _mm256_setzero_ps());
     for (int g = 0; g < a->n_groups; g++) {
+        prefetch(p, block);
         if (halves) {
             block_w6(n, p, x, d, extra, width, f);
         } else {

