@@ -14,10 +14,26 @@ $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/engine/*_test.c)): $
 $(B)/tests/tiny_models: $(B)/obj/tests/support/tiny_models.o $(B)/lib/engine_tests.a $(ENGINE_LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
-$(B)/bench/engine_bench: $(B)/obj/tests/bench/engine_bench.o $(ENGINE_LIBS)
+$(B)/bench/engine_bench: $(B)/obj/tests/bench/engine_bench.o $(B)/obj/tests/bench/limits.o $(ENGINE_LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
 
 .PHONY: bench-engine
 bench-engine: $(B)/bench/engine_bench model-file ## tokens a second of the engine on the small real model (BACKEND=...)
 	$(B)/bench/engine_bench $(TIERGATE_TEST_MODEL) $(BACKEND)
+
+# Beside llama.cpp, which is built from source for this machine once (some minutes) in the benchmark's own virtual environment; models of real
+# shapes with random weights are written once. BENCH_SMOKE=1: the small model, two alternations. BENCH_7B=1: a model of 7B too (10 GB of memory).
+BENCH_VENV := build/bench/venv
+BENCH_THREADS ?= 2
+$(BENCH_VENV)/installed: tests/bench/requirements.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" nice -n 19 \
+	    $(BENCH_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python -r $<
+	@touch $@
+
+.PHONY: bench-cpu
+bench-cpu: $(B)/bench/engine_bench $(B)/bench/kernels_bench model-file vocab-file ## the engine beside llama.cpp on the same models, in turns (BENCH_SMOKE=1, BENCH_7B=1)
+	-@$(MAKE) --no-print-directory $(BENCH_VENV)/installed
+	@python=$(BENCH_VENV)/bin/python; [ -f $(BENCH_VENV)/installed ] || { echo "skip: llama-cpp-python cannot be installed here"; python=$(PYTHON); }; \
+	$$python tests/bench/bench_cpu.py --build $(B)/bench --models $(MODEL_DIR) --threads $(BENCH_THREADS) $(if $(BENCH_SMOKE),--smoke) $(if $(BENCH_7B),--7b)

@@ -38,11 +38,11 @@ $(B)/unit/kernels/emulated_test: $(EMULATED_BIN)
 kernels-simde: $(EMULATED_BIN) ## run the kernel tests on the AVX-512 sources emulated with AVX2
 	@tools/run_tests.sh $(EMULATED_BIN)
 
-$(B)/bench/kernels_bench: tests/bench/kernels_bench.c $(B)/lib/kernels.a $(B)/lib/base.a
+$(B)/bench/kernels_bench: tests/bench/kernels_bench.c $(B)/obj/tests/bench/limits.o $(B)/lib/kernels.a $(B)/lib/base.a
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LDFLAGS) $(B)/lib/kernels.a $(B)/lib/base.a $(LDLIBS) -o $@
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(filter %.c %.o,$^) $(LDFLAGS) $(B)/lib/kernels.a $(B)/lib/base.a $(LDLIBS) -o $@
 
 .PHONY: bench-kernels
-bench-kernels: $(B)/bench/kernels_bench ## GOPS and GB/s of the CPU kernels: make bench-kernels THREADS=2
-	@$< $(or $(THREADS),1)
+bench-kernels: $(B)/bench/kernels_bench ## the CPU kernels beside the machine's limits, and the sum of a step: make bench-kernels THREADS=2 PART=steps
+	@$< $(or $(THREADS),1) $(PART)

@@ -1,19 +1,28 @@
-// Speed of the CPU backends, for people: GOPS per format and number of rows, GB/s of weights at one
-// row, attention at depth. Asserts nothing. Usage: kernels_bench [threads] [n_out] [n_in]. Weights
-// rotate through copies larger than the last-level cache would like, so that one row is measured
-// from memory.
+// Speed of the CPU backends, for people, beside the machine's limits measured in between: GOPS per
+// format and number of rows; then the sum of a step of some models, operation by operation, with
+// what the machine allows. Asserts nothing. Usage: kernels_bench [threads] [formats|steps|gemm].
+// Weights rotate through copies larger than the caches near the processor, so that few rows are
+// measured from memory, as in a step.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include "kernels/half.h"
 #include "kernels/ops.h"
+#include "tests/bench/limits.h"
 
-enum { POOL = 256 << 20, MAX_COPIES = 64, RUNS = 20 };
+enum { POOL = 256 << 20, MAX_COPIES = 64, MAX_ROWS = 512 };
+
+static double budget = 0.25; // seconds of one measurement
+static limits limit;
+
+// One thread is timed by the processor time it used, so that others on the machine only cost it
+// some cache.
+static clockid_t time_source = CLOCK_THREAD_CPUTIME_ID;
 
 static double now(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(time_source, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
@@ -46,24 +55,11 @@ static uint8_t *random_weights(weight_type t, int n_out, int n_in) {
     return p;
 }
 
-typedef struct subject {
-    ops *o;
-    weight *copies[MAX_COPIES];
-    int n_copies, at;
-    float *x, *y;
-    int n_out, n_in;
-} subject;
-
-// The best of many single calls, for about half a second: what a busy machine disturbs least.
-static double time_matmul(subject *s, int rows) {
+// The best of many single calls: what a busy machine disturbs least.
+static double best_time(void (*call)(void *ctx), void *ctx) {
     double best = 1e9, start = now(), t = start;
-    while (t - start < 0.4) {
-        s->o->matmul(s->o, &(matmul_args){.w = s->copies[s->at++ % s->n_copies],
-                                          .x = s->x,
-                                          .y = s->y,
-                                          .n_rows = rows,
-                                          .x_stride = s->n_in,
-                                          .y_stride = s->n_out});
+    while (t - start < budget) {
+        call(ctx);
         double end = now();
         best = end - t < best ? end - t : best;
         t = end;
@@ -71,193 +67,232 @@ static double time_matmul(subject *s, int rows) {
     return best;
 }
 
-static void bench_format(ops *o, weight_type t, int n_out, int n_in) {
-    static const int rows[] = {1, 2, 4, 6, 8, 12, 16, 32, 128, 512};
+// ---- products
+typedef struct product {
+    ops *o;
+    weight *copies[MAX_COPIES];
+    int n_copies, at, n_out, n_in, n_rows;
+    size_t bytes;
+    float *x, *y;
+} product;
+
+static void run_product(void *ctx) {
+    product *p = ctx;
+    p->o->matmul(p->o, &(matmul_args){.w = p->copies[p->at++ % p->n_copies],
+                                      .x = p->x,
+                                      .y = p->y,
+                                      .n_rows = p->n_rows,
+                                      .x_stride = p->n_in,
+                                      .y_stride = p->n_out});
+}
+
+static product product_open(ops *o, weight_type t, int n_out, int n_in) {
     uint8_t *data = random_weights(t, n_out, n_in);
     weight_source source = {"bench", t, data, n_out, n_in};
-    subject s = {.o = o, .n_out = n_out, .n_in = n_in};
+    product p = {.o = o, .n_out = n_out, .n_in = n_in};
     err e = {0};
-    size_t bytes = 0;
     do {
-        if (o->weight_pack(o, &source, 1, &s.copies[s.n_copies], &e)) {
+        if (o->weight_pack(o, &source, 1, &p.copies[p.n_copies], &e)) {
             printf("%s: %s\n", weight_type_name(t), e.message);
             exit(1);
         }
-        bytes = o->weight_bytes(s.copies[s.n_copies++]);
-    } while (s.n_copies < MAX_COPIES && bytes * (size_t)s.n_copies < POOL);
-    s.x = malloc(512 * (size_t)n_in * 4);
-    s.y = malloc(512 * (size_t)n_out * 4);
-    fill(s.x, 512 * (size_t)n_in);
+        p.bytes = o->weight_bytes(p.copies[p.n_copies++]);
+    } while (p.n_copies < MAX_COPIES && p.bytes * (size_t)p.n_copies < POOL);
+    free(data);
+    p.x = malloc((size_t)MAX_ROWS * (size_t)n_in * 4);
+    p.y = malloc((size_t)MAX_ROWS * (size_t)n_out * 4);
+    fill(p.x, (size_t)MAX_ROWS * (size_t)n_in);
+    return p;
+}
+
+static void product_close(product *p) {
+    for (int i = 0; i < p->n_copies; i++)
+        p->o->weight_free(p->o, p->copies[i]);
+    free(p->x);
+    free(p->y);
+}
+
+static double time_product(product *p, int rows) {
+    p->n_rows = rows;
+    limits_sample(p->o, &limit);
+    return best_time(run_product, p);
+}
+
+static double gops(const product *p, double seconds) {
+    return 2.0 * p->n_out * p->n_in * p->n_rows / seconds * 1e-9;
+}
+
+static void bench_format(ops *o, weight_type t, int n_out, int n_in, bool all) {
+    static const int rows[] = {512, 1, 2, 4, 6, 8, 12, 16, 32, 128, 512};
+    product p = product_open(o, t, n_out, n_in);
     printf("%-7s %-5s", o->name, weight_type_name(t));
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        double seconds = time_matmul(&s, rows[i]);
+    double last = 0;
+    for (size_t i = all; i < (all ? sizeof rows / sizeof rows[0] : 1); i++) {
+        double seconds = time_product(&p, rows[i]);
         if (rows[i] == 1)
-            printf("  %5.1f GB/s %6.1f us |", (double)bytes / seconds * 1e-9, seconds * 1e6);
-        printf(" %5.0f", 2.0 * n_out * n_in * rows[i] / seconds * 1e-9);
+            printf("  %5.1f GB/s %6.1f us |", (double)p.bytes / seconds * 1e-9, seconds * 1e6);
+        printf(" %5.0f", last = gops(&p, seconds));
         fflush(stdout);
     }
-    printf("\n");
-    for (int i = 0; i < s.n_copies; i++)
-        o->weight_free(o, s.copies[i]);
-    free(s.x);
-    free(s.y);
-    free(data);
+    printf("  %3.0f%%\n", 100 * last / limit.int8_gops);
+    product_close(&p);
 }
 
-// One layer of SmolLM2's or Qwen2.5-7B's attention.
-static void bench_attention(ops *o, int heads, int kv_heads, int dim, int rows, int spans,
-                            int first) {
-    int page = 16, pages = (first + rows + page - 1) / page;
-    size_t n = (size_t)spans * (size_t)(pages * page * kv_heads * dim);
-    uint16_t *k = malloc(n * 2), *v = malloc(n * 2);
-    for (size_t i = 0; i < n; i++)
-        k[i] = v[i] = (uint16_t)(0x3000 + (next_random() >> 24));
-    int32_t *table = malloc((size_t)(spans * pages) * 4);
-    seq_span *span = calloc((size_t)spans, sizeof *span);
-    for (int i = 0; i < spans * pages; i++)
-        table[i] = i;
-    for (int s = 0; s < spans; s++)
-        span[s] = (seq_span){s * rows, rows, first, table + s * pages, pages};
-    kv_layer kv = {k, v, KV_F16, spans * pages, kv_heads, page, dim};
-    size_t width = (size_t)(heads * dim);
-    float *q = malloc((size_t)(spans * rows) * width * 4),
-          *y = malloc((size_t)(spans * rows) * width * 4);
-    fill(q, (size_t)(spans * rows) * width);
-    double best = 1e9;
-    for (int r = 0; r < RUNS; r++) {
-        double t = now();
-        o->attention(o, &(attention_args){q, y, (int64_t)width, heads, &kv, span, spans});
-        t = now() - t;
-        best = t < best ? t : best;
-    }
-    double flops =
-        4.0 * heads * dim * spans * ((double)rows * first + (double)rows * (rows + 1) / 2);
-    printf("%-7s attention heads %d/%d x %d, %d x %d rows at %d: %.1f us, %.0f GFLOPS, %.1f GB/s "
-           "of K and V\n",
-           o->name, heads, kv_heads, dim, spans, rows, first, best * 1e6, flops / best * 1e-9,
-           4.0 * spans * (first + rows) * kv_heads * dim / best * 1e-9);
-    free(k), free(v), free(table), free(span), free(q), free(y);
-}
+// ---- the sum of a step
+typedef struct shape {
+    const char *name;
+    int dim, hidden, heads, kv_heads, head_dim, layers, vocabulary;
+    weight_type type, head;
+} shape;
 
-// ---- a whole step of SmolLM2-135M's shapes (30 layers, Q4_1, Q8_0 head), every operation but
-// sampling
-enum {
-    DIM = 576,
-    HIDDEN = 1536,
-    HEADS = 9,
-    KV_HEADS = 3,
-    HEAD_DIM = 64,
-    LAYERS = 30,
-    VOCABULARY = 49152,
-    QKV = 960
-};
-
-typedef struct model {
+typedef struct step {
     ops *o;
-    weight *qkv, *out, *gate_up, *down,
-        *head; // all layers share one set, so this is the time from cache
-    float *x, *y, *z, *logits, gain[DIM], inv_freq[HEAD_DIM / 2];
+    const shape *s;
+    int n_rows, n_spans, depth;
+    product *matrices[5]; // qkv, out, gate-up, down, head
+    float *x, *y, *gate_up, *gain, *inv_freq;
     kv_layer kv;
-} model;
+    seq_span *spans;
+    double sum, floor;
+} step;
 
-static weight *one_weight(ops *o, weight_type t, int n_out, int n_in) {
-    uint8_t *data = random_weights(t, n_out, n_in);
-    weight_source source = {"bench", t, data, n_out, n_in};
-    weight *w = NULL;
-    err e = {0};
-    if (o->weight_pack(o, &source, 1, &w, &e)) {
-        printf("%s\n", e.message);
-        exit(1);
-    }
-    free(data);
-    return w;
+static int qkv_width(const shape *s) { return (s->heads + 2 * s->kv_heads) * s->head_dim; }
+
+static void run_norm(void *ctx) {
+    step *t = ctx;
+    t->o->rmsnorm(t->o, &(rmsnorm_args){t->x, t->x, t->gain, t->y, t->n_rows, t->s->dim, 1e-5f});
 }
 
-static void product(const model *m, const weight *w, const float *x, int n_in, float *y, int n_out,
-                    int rows) {
-    m->o->matmul(m->o,
-                 &(matmul_args){
-                     .w = w, .x = x, .y = y, .n_rows = rows, .x_stride = n_in, .y_stride = n_out});
+static void run_rope(void *ctx) {
+    step *t = ctx;
+    t->o->rope_kv(t->o, &(rope_kv_args){.qkv = t->y,
+                                        .stride = qkv_width(t->s),
+                                        .n_heads = t->s->heads,
+                                        .inv_freq = t->inv_freq,
+                                        .attn_scale = 1,
+                                        .kv = &t->kv,
+                                        .spans = t->spans,
+                                        .n_spans = t->n_spans});
 }
 
-static void layer(const model *m, const seq_span *spans, int n_spans, int rows) {
-    ops *o = m->o;
-    o->rmsnorm(o, &(rmsnorm_args){m->x, NULL, m->gain, m->y, rows, DIM, 1e-5f});
-    product(m, m->qkv, m->y, DIM, m->z, QKV, rows);
-    o->rope_kv(o, &(rope_kv_args){.qkv = m->z,
-                                  .stride = QKV,
-                                  .n_heads = HEADS,
-                                  .inv_freq = m->inv_freq,
-                                  .attn_scale = 1,
-                                  .kv = &m->kv,
-                                  .spans = spans,
-                                  .n_spans = n_spans});
-    o->attention(o, &(attention_args){m->z, m->y, QKV, HEADS, &m->kv, spans, n_spans});
-    product(m, m->out, m->y, DIM, m->z, DIM, rows);
-    o->rmsnorm(o, &(rmsnorm_args){m->x, m->z, m->gain, m->y, rows, DIM, 1e-5f});
-    product(m, m->gate_up, m->y, DIM, m->z, 2 * HIDDEN, rows);
-    o->swiglu(o, &(swiglu_args){m->z, m->y, rows, HIDDEN});
-    product(m, m->down, m->y, HIDDEN, m->z, DIM, rows);
+static void run_attention(void *ctx) {
+    step *t = ctx;
+    t->o->attention(t->o, &(attention_args){t->y, t->x, qkv_width(t->s), t->s->heads, &t->kv,
+                                            t->spans, t->n_spans});
 }
 
-// spans sequences of `rows` new rows each at position `first`.
-static void bench_step(model *m, int n_spans, int rows, int first) {
-    int pages = (first + rows + 15) / 16, all = n_spans * rows;
-    size_t n = (size_t)(n_spans * pages * 16 * KV_HEADS * HEAD_DIM);
-    m->kv = (kv_layer){calloc(n, 2), calloc(n, 2), KV_F16, n_spans * pages, KV_HEADS, 16, HEAD_DIM};
+static void run_swiglu(void *ctx) {
+    step *t = ctx;
+    t->o->swiglu(t->o, &(swiglu_args){t->gate_up, t->y, t->n_rows, t->s->hidden});
+}
+
+static void nothing(void *ctx, int part, int n_parts) { (void)ctx, (void)part, (void)n_parts; }
+
+static void run_barrier(void *ctx) {
+    step *t = ctx;
+    t->o->parallel(t->o, nothing, NULL);
+}
+
+// floor: what the machine's limits allow for one call, in seconds.
+static void add_line(step *t, const char *name, int count, double seconds, double floor) {
+    printf("  %-10s %4d x %9.1f us %8.3f ms", name, count, seconds * 1e6, count * seconds * 1e3);
+    if (floor > 0)
+        printf("  %4.0f%% of the limit", 100 * floor / seconds);
+    printf("\n");
+    t->sum += count * seconds;
+    t->floor += count * floor;
+}
+
+static void add_product(step *t, const char *name, int which, int rows) {
+    product *p = t->matrices[which];
+    double seconds = time_product(p, rows);
+    double memory = (double)p->bytes / limit.read_gbs * 1e-9,
+           integers = 2.0 * p->n_out * p->n_in * rows / limit.int8_gops * 1e-9;
+    add_line(t, name, which == 4 ? 1 : t->s->layers, seconds,
+             memory > integers ? memory : integers);
+}
+
+// n_spans sequences of `rows` new rows each behind `depth` others.
+static void bench_step(ops *o, const shape *s, product *matrices, int n_spans, int rows,
+                       int depth) {
+    int pages = (depth + rows + 15) / 16, n = n_spans * rows;
+    size_t widest = (size_t)n * (size_t)(s->hidden > qkv_width(s) ? s->hidden : qkv_width(s)),
+           kv = (size_t)(n_spans * pages * 16 * s->kv_heads * s->head_dim);
+    step t = {.o = o, .s = s, .n_rows = n, .n_spans = n_spans, .depth = depth};
+    for (int i = 0; i < 5; i++)
+        t.matrices[i] = &matrices[i];
+    t.x = calloc(widest, 4);
+    t.y = calloc(widest, 4);
+    t.gate_up = calloc(2 * widest, 4);
+    t.gain = calloc((size_t)s->dim, 4);
+    t.inv_freq = calloc((size_t)s->head_dim, 4);
+    t.kv = (kv_layer){calloc(kv, 2), calloc(kv, 2), KV_F16, n_spans * pages, s->kv_heads, 16,
+                      s->head_dim};
     int32_t *table = malloc((size_t)(n_spans * pages) * sizeof *table);
-    seq_span *spans = calloc((size_t)n_spans, sizeof *spans);
+    t.spans = calloc((size_t)n_spans, sizeof *t.spans);
     for (int i = 0; i < n_spans * pages; i++)
         table[i] = i;
     for (int i = 0; i < n_spans; i++)
-        spans[i] = (seq_span){i * rows, rows, first, table + i * pages, pages};
-    fill(m->x, (size_t)(all * DIM));
-    double best = 1e9;
-    for (int r = 0; r < RUNS; r++) {
-        double t = now();
-        for (int l = 0; l < LAYERS; l++)
-            layer(m, spans, n_spans, all);
-        product(m, m->head, m->x, DIM, m->logits, VOCABULARY, n_spans);
-        t = now() - t;
-        best = t < best ? t : best;
-    }
-    printf("%-7s SmolLM2-135M Q4_1 step, %d x %d rows at %d: %.2f ms, %.0f tokens/s\n", m->o->name,
-           n_spans, rows, first, best * 1e3, all / best);
-    free(m->kv.k), free(m->kv.v), free(table), free(spans);
+        t.spans[i] = (seq_span){i * rows, rows, depth, table + i * pages, pages};
+    printf("%s, %s: %d x %d rows behind %d\n", s->name, o->name, n_spans, rows, depth);
+    add_product(&t, "qkv", 0, n);
+    add_product(&t, "out", 1, n);
+    add_product(&t, "gate-up", 2, n);
+    add_product(&t, "down", 3, n);
+    add_product(&t, "head", 4, n_spans);
+    add_line(&t, "attention", s->layers, best_time(run_attention, &t), 0);
+    add_line(&t, "rope", s->layers, best_time(run_rope, &t), 0);
+    add_line(&t, "norm", 2 * s->layers + 1, best_time(run_norm, &t), 0);
+    add_line(&t, "swiglu", s->layers, best_time(run_swiglu, &t), 0);
+    printf("  (%.1f us: an empty job of the team)\n", best_time(run_barrier, &t) * 1e6);
+    printf("  sum %.2f ms, %.0f tokens/s; products alone at the limits %.2f ms\n", t.sum * 1e3,
+           n / t.sum, t.floor * 1e3);
+    free(t.kv.k), free(t.kv.v), free(table), free(t.spans);
+    free(t.x), free(t.y), free(t.gate_up), free(t.gain), free(t.inv_freq);
 }
 
-static void bench_model(ops *o) {
-    model m = {.o = o,
-               .qkv = one_weight(o, WT_Q4_1, QKV, DIM),
-               .out = one_weight(o, WT_Q4_1, DIM, DIM),
-               .gate_up = one_weight(o, WT_Q4_1, 2 * HIDDEN, DIM),
-               .down = one_weight(o, WT_Q4_1, DIM, HIDDEN),
-               .head = one_weight(o, WT_Q8_0, VOCABULARY, DIM),
-               .x = malloc(512 * DIM * 4),
-               .y = malloc(512 * HIDDEN * 4),
-               .z = malloc(512 * 2 * HIDDEN * 4),
-               .logits = malloc(32 * VOCABULARY * 4)};
-    fill(m.gain, DIM);
-    fill(m.inv_freq, HEAD_DIM / 2);
-    bench_step(&m, 1, 1, 200);
-    bench_step(&m, 8, 1, 200);
-    bench_step(&m, 16, 1, 200);
-    bench_step(&m, 1, 512, 0);
-    weight *all[] = {m.qkv, m.out, m.gate_up, m.down, m.head};
+static void bench_model(ops *o, const shape *s) {
+    product matrices[] = {product_open(o, s->type, qkv_width(s), s->dim),
+                          product_open(o, s->type, s->dim, s->heads * s->head_dim),
+                          product_open(o, s->type, 2 * s->hidden, s->dim),
+                          product_open(o, s->type, s->dim, s->hidden),
+                          product_open(o, s->head, s->vocabulary, s->dim)};
+    static const int batches[] = {1, 4, 8, 16};
+    for (int i = 0; i < 4; i++)
+        bench_step(o, s, matrices, batches[i], 1, 200);
+    bench_step(o, s, matrices, 1, 512, 0);
+    bench_step(o, s, matrices, 1, 512, 4096);
     for (int i = 0; i < 5; i++)
-        o->weight_free(o, all[i]);
-    free(m.x), free(m.y), free(m.z), free(m.logits);
+        product_close(&matrices[i]);
+}
+
+static void bench_backend(ops *o, bool formats, bool steps, bool gemm) {
+    static const weight_type types[] = {WT_Q4_0, WT_Q4_1, WT_Q4_K, WT_Q5_0, WT_Q5_K,
+                                        WT_Q6_K, WT_Q8_0, WT_F16,  WT_F32};
+    static const shape shapes[] = {
+        {"SmolLM2-135M Q4_1", 576, 1536, 9, 3, 64, 30, 49152, WT_Q4_1, WT_Q8_0},
+        {"Qwen2.5-0.5B Q4_0", 896, 4864, 14, 2, 64, 24, 151936, WT_Q4_0, WT_Q4_0},
+        {"Qwen2.5-0.5B Q8_0", 896, 4864, 14, 2, 64, 24, 151936, WT_Q8_0, WT_Q8_0}};
+    limit = (limits){0};
+    if (formats && !gemm)
+        printf("4864 x 1024; one row: GB/s and us; then GOPS at 1 2 4 6 8 12 16 32 128 512 rows, "
+               "the last as a part of the integer peak\n");
+    for (size_t i = 0; formats && i < sizeof types / sizeof types[0]; i++)
+        bench_format(o, types[i], 4864, 1024, !gemm);
+    for (size_t i = 0; steps && i < sizeof shapes / sizeof shapes[0]; i++)
+        bench_model(o, &shapes[i]);
+    printf("%s limits: %.0f GOPS of 8-bit integers, memory read %.1f GB/s\n", o->name,
+           limit.int8_gops, limit.read_gbs);
 }
 
 int main(int argc, char **argv) {
-    static const weight_type types[] = {WT_Q4_0, WT_Q4_1, WT_Q4_K, WT_Q5_0, WT_Q5_K,
-                                        WT_Q6_K, WT_Q8_0, WT_F16,  WT_F32};
     static const char *const names[] = {"avx512", "avx2"};
-    int threads = argc > 1 ? atoi(argv[1]) : 1, n_out = argc > 2 ? atoi(argv[2]) : 4864,
-        n_in = argc > 3 ? atoi(argv[3]) : 1024;
-    printf(
-        "%d threads, %d x %d; one row: GB/s and us; then GOPS at 1 2 4 6 8 12 16 32 128 512 rows\n",
-        threads, n_out, n_in);
+    int threads = argc > 1 ? atoi(argv[1]) : 1;
+    const char *part = argc > 2 ? argv[2] : "";
+    if (threads != 1)
+        time_source = CLOCK_MONOTONIC;
+    printf("%d threads, times are %s\n", threads,
+           threads == 1 ? "of the processor" : "of the wall clock");
     for (size_t b = 0; b < 2; b++) {
         ops *o = NULL;
         err e = {0};
@@ -265,14 +300,8 @@ int main(int argc, char **argv) {
             printf("skip: %s\n", e.message);
             continue;
         }
-        for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-            bench_format(o, types[i], n_out, n_in);
-        bench_attention(o, 9, 3, 64, 1, 1, 1000);
-        bench_attention(o, 9, 3, 64, 1, 8, 1000);
-        bench_attention(o, 9, 3, 64, 512, 1, 0);
-        bench_attention(o, 28, 4, 128, 1, 1, 4096);
-        bench_attention(o, 28, 4, 128, 256, 1, 1024);
-        bench_model(o);
+        bool gemm = strcmp(part, "gemm") == 0;
+        bench_backend(o, strcmp(part, "steps") != 0, !gemm && strcmp(part, "formats") != 0, gemm);
         o->close(o);
     }
     return 0;
