@@ -157,13 +157,16 @@ static void print_record_json(const char *id, const quota_record *k, bool has_ga
     snprintf(gateway, sizeof gateway, "%016" PRIx64, k->gateway);
     json_t *o = json_pack(
         "{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:b,s:I,s:I,s:I,s:s,s:i,s:i,s:b}",
-        "state", k->is_open ? "open" : "settled", "request_id", id, "accepted_at", accepted,
-        "tenant", m->tenant, "user", m->user, "key", m->key, "endpoint", m->endpoint, "task",
-        m->task, "model", m->model, "adapter", m->adapter, "tier", m->tier, "route", m->route,
-        "gateway", gateway, "gateway_alive", has_gateway, "granted", (json_int_t)k->granted,
-        "held_tokens", (json_int_t)k->held_tokens, "held_money", (json_int_t)k->held_money,
-        "held_since", held, "prompt_tokens", k->prompt, "sent_tokens", k->sent, "prefilled",
-        k->prefilled);
+        "state",
+        !k->is_open      ? "settled"
+        : k->is_accepted ? "open"
+                         : "held",
+        "request_id", id, "accepted_at", accepted, "tenant", m->tenant, "user", m->user, "key",
+        m->key, "endpoint", m->endpoint, "task", m->task, "model", m->model, "adapter", m->adapter,
+        "tier", m->tier, "route", m->route, "gateway", gateway, "gateway_alive", has_gateway,
+        "granted", (json_int_t)k->granted, "held_tokens", (json_int_t)k->held_tokens, "held_money",
+        (json_int_t)k->held_money, "held_since", held, "prompt_tokens", k->prompt, "sent_tokens",
+        k->sent, "prefilled", k->prefilled);
     if (!k->is_open)
         json_object_set_new(o, "outcome", json_string(k->settled.outcome));
     json_dumpf(o, stdout, JSON_INDENT(2));
@@ -175,8 +178,13 @@ static void print_record(const char *id, const quota_record *k, bool has_gateway
     const usage_meta *m = &k->meta;
     char accepted[40];
     format_moment(m->accepted_ms, accepted);
-    printf("request      %s: %s\n", id, k->is_open ? "open" : "settled, its row is not committed");
-    printf("accepted     %s by gateway %016" PRIx64 ", which is %s\n", accepted, k->gateway,
+    printf("request      %s: %s\n", id,
+           !k->is_open ? "settled, its row is not committed"
+           : k->is_accepted
+               ? "open"
+               : "held, not accepted; released without a row if its gateway forgets it");
+    printf("%-12s %s by gateway %016" PRIx64 ", which is %s\n",
+           k->is_accepted ? "accepted" : "held", accepted, k->gateway,
            has_gateway ? "alive" : "gone");
     printf("who          tenant %s, user %s, key %s\n", m->tenant, m->user, m->key);
     printf("route        %s, task %s: model %s%s%s (%s)\n", m->endpoint, m->task, m->model,

@@ -33,6 +33,7 @@ struct recorder {
     bool is_stopping;
     int64_t give_up_ms; // monotonic, when stopping
     _Atomic int64_t waiting;
+    _Atomic int64_t oldest_ms; // monotonic: since when the first of the batch waits; 0: no batch
     _Atomic bool is_behind;
     // the recorder's thread only
     pg *db;
@@ -48,6 +49,7 @@ static void free_entry(recorder_entry *x) {
 
 void recorder_push(recorder *r, recorder_entry *x) {
     x->next = NULL;
+    x->pushed_ms = clock_mono_ms();
     metric_set(r->waiting_gauge, atomic_fetch_add(&r->waiting, 1) + 1);
     pthread_mutex_lock(&r->mutex);
     if (r->last)
@@ -62,6 +64,11 @@ void recorder_push(recorder *r, recorder_entry *x) {
 
 int64_t recorder_waiting(const recorder *r) {
     return atomic_load(&((recorder *)(uintptr_t)r)->waiting);
+}
+
+int64_t recorder_oldest_ms(const recorder *r) {
+    int64_t since_ms = atomic_load(&((recorder *)(uintptr_t)r)->oldest_ms);
+    return since_ms ? clock_mono_ms() - since_ms : 0;
 }
 
 bool recorder_is_behind(const recorder *r) {
@@ -243,6 +250,7 @@ static void *run(void *ctx) {
     recorder *r = ctx;
     recorder_entry *batch[USAGE_BATCH];
     for (int n; (n = gather(r, batch)) > 0;) {
+        atomic_store(&r->oldest_ms, batch[0]->pushed_ms);
         settle_all(r, batch, n, false);
         failpoint("commit.before"); // H
         if (insert_patiently(r, batch, n)) {
@@ -256,6 +264,7 @@ static void *run(void *ctx) {
         failpoint("drop.after");
         for (int i = 0; i < n; i++)
             tell(r, batch[i]);
+        atomic_store(&r->oldest_ms, 0);
     }
     redis_close(r->cache);
     pg_close(r->db);

@@ -15,6 +15,7 @@ typedef struct recorder recorder;
 typedef struct recorder_entry { // heap; owned by the recorder from push until it is told
     struct recorder_entry *next;
     usage_row row;
+    int64_t pushed_ms;    // the recorder's, monotonic
     uint64_t segment;     // of the journal; 0: the id is not in it (a sweep)
     bool is_settled;      // false: settle first and take over what that answers
     bool is_refused;      // the recorder's: Postgres will never take it
@@ -25,6 +26,7 @@ typedef struct recorder_entry { // heap; owned by the recorder from push until i
 recorder *recorder_open(const config *c, journal *j);
 void recorder_push(recorder *r, recorder_entry *x); // any thread; takes x
 int64_t recorder_waiting(const recorder *r);        // rows not committed yet; any thread
+int64_t recorder_oldest_ms(const recorder *r);      // how long the oldest of them waits; any thread
 bool recorder_is_behind(const recorder *r);         // the last try to reach Postgres failed
 // Waits up to ms until everything is committed, then ends the thread; what is left stays in the
 // journal.

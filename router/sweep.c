@@ -42,7 +42,8 @@ struct sweeper {
     int n_gateways;
     uint64_t n_sweeps;
     depth *depth;
-    metric *closed, *released;
+    metric *closed, *released, *journal_bytes, *oldest_s, *holds;
+    int64_t n_holds; // found by this sweep so far
 };
 
 static redis_reply_box *call(sweeper *w, command *c) {
@@ -268,6 +269,7 @@ static void sweep_tenant(sweeper *w, const char *tenant) {
     redis_reply_box *box = call(w, &c);
     const redis_value *ids = redis_reply_value(box);
     size_t n = redis_value_len(ids);
+    w->n_holds += (int64_t)n;
     for (size_t at = 0; w->cache && at < n; at += RECORDS_AT_ONCE)
         look_at_some(w, tenant, ids, at, n - at < RECORDS_AT_ONCE ? n - at : RECORDS_AT_ONCE);
     redis_reply_free(box);
@@ -299,6 +301,8 @@ static void close_orphans(sweeper *w) {
 
 static void sweep(sweeper *w) {
     command c = {0};
+    metric_set(w->journal_bytes, journal_bytes(w->s->j));
+    metric_set(w->oldest_s, recorder_oldest_ms(w->s->recorder) / 1000);
     if (!w->cache && redis_connect(w->s->c->redis_address, REDIS_MS, &w->cache, NULL)) {
         w->cache = NULL;
         return;
@@ -307,6 +311,7 @@ static void sweep(sweeper *w) {
     if (recorder_is_behind(w->s->recorder))
         return; // what it would close waits for Postgres already
     w->n_sweeps++;
+    w->n_holds = 0;
     close_orphans(w);
     if (!w->cache)
         return;
@@ -316,6 +321,8 @@ static void sweep(sweeper *w) {
     for (size_t i = 0; w->cache && i < redis_value_len(tenants); i++)
         if (is_id(redis_value_at(tenants, i)))
             sweep_tenant(w, redis_value_str(redis_value_at(tenants, i), NULL));
+    if (w->cache)
+        metric_set(w->holds, w->n_holds);
     redis_reply_free(box);
     command_release(&c);
 }
@@ -349,6 +356,12 @@ sweeper *sweeper_open(router_shared *s) {
     w->depth = depth_open(s->c);
     w->closed = metric_counter("tiergate_swept_total", "",
                                "Requests closed for a gateway that was lost or forgot them.");
+    w->journal_bytes =
+        metric_gauge("tiergate_journal_bytes", "", "Size of the journal, measured every 5 s.");
+    w->oldest_s = metric_gauge("tiergate_usage_oldest_seconds", "",
+                               "How long the oldest row waits for its commit, measured every 5 s.");
+    w->holds =
+        metric_gauge("tiergate_holds", "", "Records in Redis, of all gateways, counted every 5 s.");
     w->released = metric_counter("tiergate_swept_holds_total", "",
                                  "Holds released whose request was never accepted.");
     pthread_mutex_init(&w->mutex, NULL);

@@ -171,9 +171,31 @@ def test_a_demand_without_max_tokens_holds_its_share_and_no_more(fleet, prompt_t
         exact.start()
         wait_for(lambda: held() == limit, 30, "the rest cannot be had")
         assert probe.ask({"messages": PROMPT})[0] == 429
+        wait_for(lambda: fleet.metric("gw0", "tiergate_holds") == CLIENTS + 1, 30, "no sweep counts the holds")
     finally:
         for worker in fleet.roles("w"):
             worker.send(signal.SIGCONT)
     waiting.join()
     exact.join()
     assert told == [200] * (CLIENTS + 1)
+
+
+def test_rows_that_wait_for_the_database_show_in_the_metrics(fleet):
+    postgres, user = fleet.by_name["postgres"], "waiting"
+    client = fleet.client(0, fleet.make_key(user))
+    body = {"messages": PROMPT, "max_tokens": 4}
+    assert client.ask(body)[0] == 200  # its key is known
+    wait_for(lambda: len(fleet.rows(user)) == 1)
+    postgres.down = True
+    postgres.send(signal.SIGQUIT)
+    wait_for(lambda: not postgres.is_alive(), 30, "PostgreSQL does not end")
+    try:
+        assert client.ask(body)[0] == 200
+        wait_for(lambda: fleet.metric("gw0", "tiergate_usage_oldest_seconds") >= 1, 30, "the oldest row has no age")
+        assert fleet.metric("gw0", "tiergate_usage_waiting") == 1 and fleet.metric("gw0", "tiergate_journal_bytes") > 0
+    finally:
+        postgres.down = False
+    fleet.wait("PostgreSQL", lambda: fleet.sql("SELECT 1"))
+    wait_for(lambda: len(fleet.rows(user)) == 2, 60, "the row does not come")
+    wait_for(lambda: fleet.metric("gw0", "tiergate_usage_oldest_seconds") == 0, 30, "its age stays")
+    assert fleet.metric("gw0", "tiergate_usage_waiting") == 0

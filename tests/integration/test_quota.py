@@ -242,6 +242,28 @@ def test_why_knows_a_request_that_is_open(gateway, caller):
     gateway.row(stream.id)
 
 
+def test_why_tells_how_far_a_cancelled_request_came(gateway, caller):
+    stream = gateway.stream(key=caller["key"], max_tokens=2000)
+    stream.read(3)
+    stream.close()
+    gateway.row(stream.id)
+    line = [BINARY, "why", stream.id, "--config", f"{gateway.ready['data_dir']}/run.ini"]
+    said = subprocess.run(line, capture_output=True, text=True).stdout
+    words = [text.split()[0] for text in said.splitlines()]
+    assert words == ["request", "accepted", "who", "route", "hold", "queue", "attempts", "cache", "steps", "first", "end",
+                     "settled", "row"]
+    assert f"{stream.id}: client_gone" in said and "money 0." in said
+
+
+def test_why_says_that_a_refused_request_left_nothing(gateway, caller):
+    limit(gateway, caller, tokens_per_day=10)
+    status, headers, _ = post(gateway, caller, max_tokens=500)
+    assert status == 429
+    line = [BINARY, "why", headers["x-request-id"], "--config", f"{gateway.ready['data_dir']}/run.ini"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 1 and "refused requests leave no row" in done.stderr
+
+
 def test_why_says_when_nothing_is_known(gateway):
     line = [BINARY, "why", "01900000-0000-7000-8000-000000000000", "--config",
             f"{gateway.ready['data_dir']}/run.ini"]
