@@ -57,7 +57,8 @@ static const struct {
 } forms[] = {
     {"bf16", WT_BF16, WT_BF16, WT_BF16},   {"f16", WT_F16, WT_F16, WT_F16},
     {"q8_0", WT_Q8_0, WT_Q8_0, WT_Q8_0},   {"q4_0", WT_Q4_0, WT_Q4_0, WT_Q6_K},
-    {"q4_k_m", WT_Q4_K, WT_Q4_K, WT_Q6_K},
+    {"q4_k_m", WT_Q4_K, WT_Q4_K, WT_Q6_K}, {"awq", WT_INT4, WT_F16, WT_F16},
+    {"gptq", WT_INT4, WT_F16, WT_F16},
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
@@ -83,7 +84,7 @@ static int find_form(const char *name, err *e) {
         if (!strcmp(forms[i].name, name))
             return i;
     return err_set(e, ERR_INVALID, "weights",
-                   "--weights is bf16, f16, q8_0, q4_0 or q4_k_m, not '%.40s'", name);
+                   "--weights is bf16, f16, q8_0, q4_0, q4_k_m, awq or gptq, not '%.40s'", name);
 }
 
 static int read_named(const fit_options *o, candidate *c, err *e) {
@@ -280,7 +281,7 @@ int command_fit(int argc, char **argv, err *e) {
         {"gpu", OPTION_TEXT, &o.gpu, "NAME", "use 90% of this GPU's memory"},
         {"context", OPTION_INT, &o.context, "N", "tokens of a request (default: several)"},
         {"weights", OPTION_TEXT, &o.weights, "FORM",
-         "of a known shape: bf16 (default), f16, q8_0, q4_0, q4_k_m"},
+         "of a known shape: bf16 (default), f16, q8_0, q4_0, q4_k_m, awq, gptq"},
         {"step-tokens", OPTION_INT, &o.rows, "N", "worker.step_tokens (default: 512)"},
         {"json", OPTION_FLAG, &o.json, NULL, "print JSON"},
     };

@@ -59,28 +59,46 @@ static int layer_name(char *out, size_t n, int layer, const char *name) {
     return layer < 0 ? snprintf(out, n, "%s", name) : snprintf(out, n, "blk.%d.%s", layer, name);
 }
 
+// Of a tensor that is not in the file as we want it; lives until it is packed.
+static void *make_data(const loader *l, const gguf_tensor *t) {
+    void *p = malloc(t->bytes);
+    if (!p)
+        fatal("out of memory: %llu bytes of a matrix", (unsigned long long)t->bytes);
+    gguf_load(l->g, t, p);
+    return p;
+}
+
 // Stacks up to three matrices of n_in columns on top of each other; layer -1: names as they are.
 static int pack(loader *l, int layer, const part *parts, int n, int n_in, weight **out) {
     char names[3][64];
     weight_source src[3];
+    void *made[3] = {NULL};
     uint64_t bytes = 0;
+    int rc = -1;
     for (int i = 0; i < n; i++) {
         layer_name(names[i], sizeof names[i], layer, parts[i].name);
         const gguf_tensor *t = find(l, names[i], n_in, parts[i].n_out);
         if (!t)
-            return -1;
+            goto done;
+        if (!t->data)
+            made[i] = make_data(l, t);
         src[i] = (weight_source){.name = names[i],
                                  .type = (weight_type)t->type,
-                                 .data = t->data,
+                                 .data = t->data ? t->data : made[i],
                                  .n_out = parts[i].n_out,
-                                 .n_in = n_in};
+                                 .n_in = n_in,
+                                 .order = t->order};
         bytes += t->bytes;
     }
     if (l->w->o->weight_pack(l->w->o, src, n, out, l->e))
-        return -1;
+        goto done;
     l->w->bytes += l->w->o->weight_bytes(*out);
     report(l, bytes);
-    return 0;
+    rc = 0;
+done:
+    for (int i = 0; i < n; i++)
+        free(made[i]);
+    return rc;
 }
 
 static float *new_floats(loader *l, int n) {

@@ -1,6 +1,6 @@
-// The weight formats of GGUF, block by block, back to float. Owns nothing; any thread. This is the
-// one place that knows the layouts of the files; backends repack from what it gives or from the
-// codes that dequant.h exposes.
+// The weight formats of GGUF and WT_INT4, block by block, back to float. Owns nothing; any thread.
+// This is the one place that knows the layouts of the files; backends repack from what it gives or
+// from the codes that dequant.h exposes.
 #include "kernels/dequant.h"
 #include "kernels/half.h"
 #include <math.h>
@@ -13,7 +13,7 @@ static const struct {
     {WT_F32, "F32", 1, 4},       {WT_F16, "F16", 1, 2},       {WT_BF16, "BF16", 1, 2},
     {WT_Q4_0, "Q4_0", 32, 18},   {WT_Q4_1, "Q4_1", 32, 20},   {WT_Q5_0, "Q5_0", 32, 22},
     {WT_Q5_1, "Q5_1", 32, 24},   {WT_Q8_0, "Q8_0", 32, 34},   {WT_Q4_K, "Q4_K", 256, 144},
-    {WT_Q5_K, "Q5_K", 256, 176}, {WT_Q6_K, "Q6_K", 256, 210},
+    {WT_Q5_K, "Q5_K", 256, 176}, {WT_Q6_K, "Q6_K", 256, 210}, {WT_INT4, "INT4", 32, 20},
 };
 
 bool weight_type_block(weight_type t, int *n_values, int *n_bytes) {
@@ -98,6 +98,7 @@ void quant_group_read(weight_type t, const void *row, int64_t g, quant_group *ou
     const uint8_t *b = (const uint8_t *)row + g / per_block * n_bytes;
     out->scale[0] = out->scale[1] = f16_to_f32(load16(b));
     out->min = 0;
+    out->zero = 0;
     switch (t) {
     case WT_Q4_0:
         nibbles(b + 2, out->code);
@@ -130,6 +131,11 @@ void quant_group_read(weight_type t, const void *row, int64_t g, quant_group *ou
     case WT_Q6_K:
         q6_group(b, sub, out);
         break;
+    case WT_INT4:
+        out->zero = b[2];
+        out->min = -out->scale[0] * (float)out->zero;
+        nibbles(b + 4, out->code);
+        break;
     case WT_F32:
     case WT_F16:
     case WT_BF16:
@@ -159,6 +165,9 @@ int weight_source_check(const weight_source *s, int64_t n_in, err *e) {
         return err_set(e, ERR_UNSUPPORTED, s->name,
                        "tensor %s is %lld x %lld where %lld wide is needed", s->name,
                        (long long)s->n_out, (long long)s->n_in, (long long)n_in);
+    if (s->order && s->type != WT_INT4)
+        return err_set(e, ERR_UNSUPPORTED, s->name, "tensor %s: %s weights have no order", s->name,
+                       weight_type_name(s->type));
     if (s->n_in % n_values)
         return err_set(e, ERR_UNSUPPORTED, s->name,
                        "tensor %s: width %lld is no multiple of the %d values of a %s block",

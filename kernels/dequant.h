@@ -8,6 +8,7 @@ typedef struct quant_group {
     int8_t code[32];
     float scale[2]; // of values 0..15 and 16..31; they differ in Q6_K alone
     float min;      // 0 in formats without one
+    int zero;       // WT_INT4: min is -zero * scale
 } quant_group;
 
 // Reads group g (values 32 g ... 32 g + 31) of a row of a quantised type. The row may have any

@@ -23,6 +23,9 @@ typedef enum weight_type {
     WT_Q5_K = 13,
     WT_Q6_K = 14,
     WT_BF16 = 30,
+    // Ours, not ggml's: what AWQ and GPTQ store, row by row. Blocks of 32 values: fp16 scale, u8
+    // zero, u8 0, 16 bytes of nibbles as Q4_0's. value = scale * (code - zero), exactly.
+    WT_INT4 = 60,
 } weight_type;
 
 // Values and bytes of one block; false for a type that no backend takes.
@@ -41,6 +44,9 @@ typedef struct weight_source {
     weight_type type;
     const void *data; // any alignment
     int64_t n_out, n_in;
+    // [n_in], a permutation: value k of every row multiplies x[order[k]]. NULL: in order. Of
+    // WT_INT4 only; parts of one stack have the same.
+    const int32_t *order;
 } weight_source;
 
 typedef struct weight weight; // packed by a backend; opaque

@@ -136,6 +136,10 @@ int gguf_unchanged(const gguf *g, err *e) {
     return 0;
 }
 
+void gguf_load(const gguf *g, const gguf_tensor *t, void *to) {
+    g->origin->load(g->origin, (size_t)(t - g->tensors), to);
+}
+
 size_t gguf_n_stored(const gguf *g) { return g->origin ? g->origin->n_stored : g->n_tensors; }
 
 uint64_t gguf_stored_bytes(const gguf *g, size_t i) {

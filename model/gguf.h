@@ -43,8 +43,9 @@ typedef struct gguf_tensor {
     uint32_t type;    // ggml_type; weight_type in kernels/ops.h has the same numbers
     int n_dims;
     uint64_t dims[4]; // dims[0] is the contiguous one (n_in); unused ones are 1
-    const void *data; // in the mapping; any alignment
+    const void *data; // in the mapping, any alignment; NULL: made by gguf_load
     uint64_t bytes;
+    const int32_t *order; // as weight_source.order (kernels/ops.h); mostly NULL
 } gguf_tensor;
 
 int gguf_open(const char *path, gguf **out,
@@ -59,6 +60,8 @@ const gguf_tensor *gguf_find(const gguf *g, const char *name); // NULL: none
 uint64_t gguf_file_bytes(const gguf *g); // of a directory: of all its safetensors files
 // Bytes of header, metadata and tensor table: what tells one revision of a file from another.
 const void *gguf_head(const gguf *g, size_t *n);
+// Writes the bytes of a tensor whose data is NULL: type WT_INT4, from a directory's packed words.
+void gguf_load(const gguf *g, const gguf_tensor *t, void *to);
 // What the files hold besides that head, part by part: the tensors; of a directory the files' heads
 // and their tensors as stored. gguf_read copies n bytes of part i from `at` on, which lie inside
 // it. For looking at a few pages: it reads the file, not the mapping, so that a file cut short

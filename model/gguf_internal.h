@@ -35,6 +35,7 @@ struct gguf_origin {
     int (*unchanged)(const gguf_origin *o, err *e);
     uint64_t (*stored_bytes)(const gguf_origin *o, size_t i);
     int (*read_stored)(const gguf_origin *o, size_t i, uint64_t at, void *to, size_t n, err *e);
+    void (*load)(const gguf_origin *o, size_t tensor, void *to);
     size_t n_stored;
     uint64_t file_bytes;
 };

@@ -22,8 +22,10 @@ static const struct tensor_type {
     [23] = {"IQ4_XS", 256, 136}, [24] = {"I8", 1, 1},         [25] = {"I16", 1, 2},
     [26] = {"I32", 1, 4},        [27] = {"I64", 1, 8},        [28] = {"F64", 1, 8},
     [29] = {"IQ1_M", 256, 56},   [30] = {"BF16", 1, 2},       [34] = {"TQ1_0", 256, 54},
-    [35] = {"TQ2_0", 256, 66},   [39] = {"MXFP4", 32, 17},
+    [35] = {"TQ2_0", 256, 66},   [39] = {"MXFP4", 32, 17},    [60] = {"INT4", 32, 20},
 };
+#define FIRST_OWN_TYPE 60u // never in a file: what a directory's packed words become
+
 #define N_TENSOR_TYPES (sizeof tensor_types / sizeof tensor_types[0])
 
 // NULL: unknown, or withdrawn from the format.
@@ -63,7 +65,7 @@ static int read_type(gguf *g, cursor *c, gguf_tensor *t, err *e) {
     if (c->failed)
         return gguf_ended(g, c, "the tensor's type", e);
     const struct tensor_type *type = type_of(t->type);
-    if (!type)
+    if (!type || t->type >= FIRST_OWN_TYPE)
         return err_set(e, ERR_FORMAT, NULL, "unknown tensor type %u at offset %zu", t->type, at);
     if (t->dims[0] % type->n_values != 0)
         return err_set(e, ERR_FORMAT, NULL,

@@ -260,6 +260,10 @@ static int origin_read_stored(const gguf_origin *o, size_t i, uint64_t at, void 
     return safetensors_read(f, start + at, to, n, e);
 }
 
+static void origin_load(const gguf_origin *o, size_t tensor, void *to) {
+    hf_load_packed(((const hf *)o)->packed[tensor], to);
+}
+
 // ---- opening
 
 // The directory's own name; config.json has none.
@@ -299,7 +303,8 @@ int hf_open(const char *directory, gguf **out, err *e) {
     d->origin = (gguf_origin){.close = origin_close,
                               .unchanged = origin_unchanged,
                               .stored_bytes = origin_stored_bytes,
-                              .read_stored = origin_read_stored};
+                              .read_stored = origin_read_stored,
+                              .load = origin_load};
     if (read_parts(d, directory, e)) {
         origin_close(&d->origin);
         return name_directory(directory, e);

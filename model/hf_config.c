@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define CONFIG "config.json"
 #define MAX_CONFIG_BYTES (1u << 20)
@@ -272,10 +273,62 @@ static int read_generation(const char *directory, hf_config *c, err *e) {
     return rc;
 }
 
-static int read_quantization(const json_fields *f, err *e) {
-    const json_t *v = json_field(f, "quantization_config");
-    json_fields q = {CONFIG, "quantization_config.", v};
-    return v ? json_field_unsupported(&q, "quant_method", "this is not supported", e) : 0;
+// ---- quantisation: AWQ's and GPTQ's 4-bit words
+
+static int check_awq(const json_fields *q, hf_config *c, err *e) {
+    const char *version = "gemm";
+    bool zero_point = true;
+    if (json_field_text(q, "version", &version, e) ||
+        json_field_bool(q, "zero_point", &zero_point, e))
+        return -1;
+    if (strcasecmp(version, "gemm"))
+        return json_field_unsupported(q, "version", "gemm is supported", e);
+    if (!zero_point)
+        return json_field_unsupported(q, "zero_point", "true is supported", e);
+    c->quant = HF_AWQ;
+    return 0;
+}
+
+static int check_gptq(const json_fields *q, hf_config *c, err *e) {
+    const char *format = "gptq", *words = "int32";
+    bool marlin = false;
+    if (json_field_text(q, "checkpoint_format", &format, e) ||
+        json_field_text(q, "pack_dtype", &words, e) ||
+        json_field_bool(q, "is_marlin_format", &marlin, e))
+        return -1;
+    if (strcmp(format, "gptq") && strcmp(format, "gptq_v2"))
+        return json_field_unsupported(q, "checkpoint_format", "gptq and gptq_v2 are supported", e);
+    if (strcmp(words, "int32"))
+        return json_field_unsupported(q, "pack_dtype", "int32 is supported", e);
+    if (marlin)
+        return json_field_unsupported(q, "is_marlin_format", "false is supported", e);
+    if (json_object_size(json_field(q, "dynamic")) > 0)
+        return json_field_unsupported(q, "dynamic", "one form for all layers is supported", e);
+    c->quant = strcmp(format, "gptq") ? HF_GPTQ_V2 : HF_GPTQ_V1;
+    return 0;
+}
+
+static int read_quantization(const json_fields *f, hf_config *c, err *e) {
+    json_fields q = {CONFIG, "quantization_config.", json_field(f, "quantization_config")};
+    const char *method = "";
+    int64_t bits = 0, group = 0;
+    if (!q.object)
+        return 0;
+    if (json_field_text(&q, "quant_method", &method, e))
+        return -1;
+    if (strcmp(method, "awq") && strcmp(method, "gptq"))
+        return json_field_unsupported(&q, "quant_method", "awq and gptq are supported", e);
+    const char *bits_key = json_field(&q, "w_bit") ? "w_bit" : "bits";
+    const char *group_key = json_field(&q, "q_group_size") ? "q_group_size" : "group_size";
+    if (json_field_int(&q, bits_key, 1, 64, &bits, e) ||
+        json_field_int(&q, group_key, -1, 1 << 20, &group, e))
+        return -1;
+    if (bits != 4)
+        return json_field_unsupported(&q, bits_key, "4 is supported", e);
+    if (group != -1 && (group < 32 || group % 32))
+        return json_field_unsupported(&q, group_key, "-1 and multiples of 32 are supported", e);
+    c->group_size = group;
+    return strcmp(method, "awq") ? check_gptq(&q, c, e) : check_awq(&q, c, e);
 }
 
 static int read_rest(const json_fields *f, hf_config *c, hf_head *h, err *e) {
@@ -304,7 +357,7 @@ int hf_read_config(const char *directory, hf_config *c, hf_head *h, err *e) {
         goto done;
     hf_put_text(h, "general.architecture", c->arch);
     rc = read_sizes(&f, c, h, e) || read_rope(&f, c, h, e) || read_rest(&f, c, h, e) ||
-                 read_quantization(&f, e) || read_generation(directory, c, e)
+                 read_quantization(&f, c, e) || read_generation(directory, c, e)
              ? -1
              : 0;
 done:

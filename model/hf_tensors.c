@@ -1,11 +1,13 @@
-// Names: which tensor of a directory is which of GGUF's. Owns nothing beyond the directory's arena.
-// Looks at names and types only; shapes are checked by model_check_tensors.
+// Names: which tensor of a directory is which of GGUF's, packed ones with what belongs to them.
+// Owns nothing beyond the directory's arena. Looks at names and types only; shapes are checked by
+// model_check_tensors.
 #include "model/hf_internal.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define LAYER "model.layers."
+#define PACKED ".qweight"
 
 static const char *const layer_names[][2] = {
     {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
@@ -51,10 +53,19 @@ static const char *mapped_name(hf *d, const char *name) {
     return name;
 }
 
-// What takes no part: buffers of old files, and a copy of the tied output matrix.
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), n_end = strlen(end);
+    return n > n_end && !strcmp(s + n - n_end, end);
+}
+
+// What takes no part: buffers of old files, a copy of the tied output matrix, and what is read with
+// its .qweight.
 static bool is_left_out(const hf *d, const char *name) {
     int layer;
     const char *rest = layer_of(name, &layer);
+    if (d->config.quant != HF_FLOATS &&
+        (ends_with(name, ".qzeros") || ends_with(name, ".scales") || ends_with(name, ".g_idx")))
+        return true;
     if (rest && !strcmp(rest, "self_attn.rotary_emb.inv_freq"))
         return true;
     return d->config.tied && !strcmp(name, "lm_head.weight");
@@ -74,9 +85,23 @@ static int type_of(const safetensor *t, uint32_t *type, err *e) {
                    "tensor '%.80s' is %s; F32, F16 and BF16 are supported", t->name, t->dtype);
 }
 
+static int map_packed(hf *d, const safetensor *t, err *e) {
+    gguf_tensor *to = &d->tensors[d->n_tensors];
+    const char *stem =
+        arena_printf(&d->memory, "%.*s", (int)(strlen(t->name) - strlen(PACKED)), t->name);
+    const char *name = mapped_name(d, arena_printf(&d->memory, "%s.weight", stem));
+    to->name = (gguf_string){name, strlen(name)};
+    if (hf_map_packed(d, t, stem, to, e))
+        return -1;
+    d->n_tensors++;
+    return 0;
+}
+
 static int map_tensor(hf *d, const safetensor *t, err *e) {
     gguf_tensor *to = &d->tensors[d->n_tensors];
     const char *name = mapped_name(d, t->name);
+    if (d->config.quant != HF_FLOATS && ends_with(t->name, PACKED))
+        return map_packed(d, t, e);
     if (type_of(t, &to->type, e))
         return -1;
     to->name = (gguf_string){name, strlen(name)};
@@ -103,6 +128,7 @@ int hf_map_tensors(hf *d, err *e) {
     const safetensors *shard;
     size_t n = d->first[d->n_shards]; // more than there are tensors
     d->tensors = arena_alloc(&d->memory, (n + 1) * sizeof *d->tensors);
+    d->packed = arena_alloc(&d->memory, (n + 1) * sizeof *d->packed);
     for (size_t i = 0; i < d->n_shards; i++)
         for (size_t k = 0; k < safetensors_count(d->shards[i]); k++) {
             const safetensor *t = safetensors_at(d->shards[i], k);

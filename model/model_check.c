@@ -18,7 +18,7 @@ typedef struct checker {
 
 bool model_tensor_type_supported(uint32_t type) {
     static const char *const names[] = {"F32",  "F16",  "BF16", "Q4_0", "Q4_1", "Q5_0",
-                                        "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"};
+                                        "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "INT4"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(gguf_tensor_type_name(type), names[i]) == 0)
             return true;

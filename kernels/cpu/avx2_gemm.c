@@ -100,8 +100,11 @@ V16 void add_scaled(int n, const __m256i *sums, const float *d, const uint8_t *s
     }
 }
 
-V16 void add_min(int n, const int32_t *extra, const uint8_t *min, float *f) {
+// f += (scale of x * sum of x's codes) * min; scale not NULL: min is a multiple of it.
+V16 void add_min(int n, const int32_t *extra, const uint8_t *min, const uint8_t *scale, float *f) {
     __m256 m[2] = {scales8(min), scales8(min + 16)};
+    if (scale)
+        UNROLL for (int h = 0; h < 2; h++) m[h] = _mm256_mul_ps(m[h], scales8(scale + 16 * h));
     UNROLL for (int i = 0; i < 2 * n; i++) {
         __m256 x_sum = _mm256_castsi256_ps(_mm256_set1_epi32(extra[i / 2]));
         _mm256_store_ps(f + 8 * i, _mm256_fmadd_ps(x_sum, m[i & 1], _mm256_load_ps(f + 8 * i)));
@@ -120,8 +123,8 @@ V16 void block_w6(int n, const uint8_t *p, const int8_t *x, const float *d, cons
 }
 
 V16 void tile(panel_kind kind, int n, const tile_args *a) {
-    const bool nibbles = kind == PANEL_W4 || kind == PANEL_W4M, halves = kind == PANEL_W6,
-               min = kind == PANEL_W4M || kind == PANEL_W5M;
+    const bool zero = kind == PANEL_W4Z, nibbles = kind == PANEL_W4 || kind == PANEL_W4M || zero,
+               halves = kind == PANEL_W6, min = kind == PANEL_W4M || kind == PANEL_W5M || zero;
     const size_t head = min || halves ? 64 : 32, block = head + (nibbles ? 256 : 512),
                  width = (size_t)a->width;
     const uint8_t *p = a->blocks;
@@ -147,7 +150,7 @@ V16 void tile(panel_kind kind, int n, const tile_args *a) {
             }
             add_scaled(n, sums, d, p, f);
             if (min)
-                add_min(n, extra, p + 32, f);
+                add_min(n, extra, p + 32, zero ? p : NULL, f);
         }
         p += block;
         x += GROUP * width;
@@ -171,6 +174,7 @@ V16 void tile(panel_kind kind, int n, const tile_args *a) {
                                            tile_##kind##_4};
 TILES(W4)
 TILES(W4M)
+TILES(W4Z)
 TILES(W5)
 TILES(W5M)
 TILES(W6)
@@ -182,6 +186,7 @@ enum { SIZES = sizeof sizes / sizeof sizes[0] };
 static const tile_set sets[] = {
     [PANEL_W4] = {sizes, tiles_W4, SIZES, EXTRA_8},
     [PANEL_W4M] = {sizes, tiles_W4M, SIZES, EXTRA_SUM},
+    [PANEL_W4Z] = {sizes, tiles_W4Z, SIZES, EXTRA_SUM},
     [PANEL_W5] = {sizes, tiles_W5, SIZES, EXTRA_16},
     [PANEL_W5M] = {sizes, tiles_W5M, SIZES, EXTRA_SUM},
     [PANEL_W6] = {sizes, tiles_W6, SIZES, EXTRA_32},

@@ -60,8 +60,8 @@ V16 void dots(int n, int steps, const __m512i *w, const int8_t *x, const int32_t
 
 // together: columns whose chains run in parallel; more need more registers.
 V16 void tile(panel_kind kind, int n, int together, const tile_args *a) {
-    const bool nibbles = kind == PANEL_W4 || kind == PANEL_W4M, halves = kind == PANEL_W6,
-               min = kind == PANEL_W4M || kind == PANEL_W5M;
+    const bool zero = kind == PANEL_W4Z, nibbles = kind == PANEL_W4 || kind == PANEL_W4M || zero,
+               halves = kind == PANEL_W6, min = kind == PANEL_W4M || kind == PANEL_W5M || zero;
     const size_t head = min || halves ? 64 : 32, block = head + (nibbles ? 256 : 512),
                  width = (size_t)a->width;
     const uint8_t *p = a->blocks;
@@ -75,6 +75,8 @@ V16 void tile(panel_kind kind, int n, int together, const tile_args *a) {
         prefetch(p, block);
         unpack(nibbles, p + head, w);
         __m512 scale = scales(p), second = head == 64 ? scales(p + 32) : scale;
+        if (zero)
+            second = _mm512_mul_ps(second, scale);
         UNROLL for (int c = 0; c < n; c += together) {
             dots(together, halves ? 4 : 8, w, x + GROUP * c, min ? NULL : extra + c, d + c, scale,
                  sum + c);
@@ -112,6 +114,7 @@ V16 void tile(panel_kind kind, int n, int together, const tile_args *a) {
         tile_##kind##_6, tile_##kind##_7, tile_##kind##_8, tile_##kind##_12, tile_##kind##_16};
 TILES(W4)
 TILES(W4M)
+TILES(W4Z)
 TILES(W5)
 TILES(W5M)
 TILES(W6)
@@ -123,6 +126,7 @@ enum { SIZES = sizeof sizes / sizeof sizes[0] };
 static const tile_set sets[] = {
     [PANEL_W4] = {sizes, tiles_W4, SIZES, EXTRA_8},
     [PANEL_W4M] = {sizes, tiles_W4M, SIZES, EXTRA_SUM},
+    [PANEL_W4Z] = {sizes, tiles_W4Z, SIZES, EXTRA_SUM},
     [PANEL_W5] = {sizes, tiles_W5, SIZES, EXTRA_16},
     [PANEL_W5M] = {sizes, tiles_W5M, SIZES, EXTRA_SUM},
     [PANEL_W6] = {sizes, tiles_W6, SIZES, EXTRA_32},

@@ -49,7 +49,8 @@ typedef struct matmul_job {
     const cpu_isa *isa;
     const matmul_args *args;
     act act;
-    int group; // panels of a unit
+    float *gathered; // [team size, n_in]; NULL: activations are in order
+    int group;       // panels of a unit
 } matmul_job;
 
 static void take(char **at, void *field, size_t bytes) {
@@ -75,8 +76,17 @@ static void quantize_part(void *ctx, int part, int n_parts) {
     const matmul_job *j = ctx;
     int from, to;
     team_share(j->args->n_rows, 1, part, n_parts, &from, &to);
-    for (int r = from; r < to; r++)
-        j->isa->quantize_row(j->args->x + r * j->args->x_stride, r, &j->act);
+    const weight *w = j->args->w;
+    for (int r = from; r < to; r++) {
+        const float *x = j->args->x + r * j->args->x_stride;
+        if (w->order) {
+            float *in_order = j->gathered + part * w->n_in;
+            for (int64_t k = 0; k < w->n_in; k++)
+                in_order[k] = x[w->order[k]];
+            x = in_order;
+        }
+        j->isa->quantize_row(x, r, &j->act);
+    }
 }
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -112,6 +122,9 @@ static void cpu_matmul(ops *o, const matmul_args *a) {
     matmul_job j = {.isa = b->isa, .args = a, .group = 1};
     if (w->quantised) {
         act_open(b, w, a->n_rows, &j.act);
+        if (w->order)
+            j.gathered = cpu_grow(b, CPU_GATHER,
+                                  (size_t)team_size(b->team) * (size_t)w->n_in * sizeof(float));
         run(b, a->n_rows * w->n_in < 2 * SMALL, quantize_part, &j);
     }
     int columns = ceil_div(a->n_rows, COLUMNS);

@@ -16,12 +16,13 @@ enum {
 };
 
 // Blocks of 16 rows x 32 values. Each starts with fp16 scale[16]; W4M and W5M have fp16 min[16]
-// behind it, W6 the scale of the second half. Then the codes: W4: [4][16][4] bytes, byte (g, row,
-// j) holds value 4 g + j in its low and 16 + 4 g + j in its high nibble; W5, W6, W8: [8][16][4]
-// bytes. Float kinds: [n_in][16] elements.
+// behind it, W4Z fp16 minus the zero, a whole number, W6 the scale of the second half. Then the
+// codes: W4: [4][16][4] bytes, byte (g, row, j) holds value 4 g + j in its low and 16 + 4 g + j in
+// its high nibble; W5, W6, W8: [8][16][4] bytes. Float kinds: [n_in][16] elements.
 typedef enum panel_kind {
     PANEL_W4,  // Q4_0: code - 8
     PANEL_W4M, // Q4_1, Q4_K
+    PANEL_W4Z, // INT4: code - zero
     PANEL_W5,  // Q5_0: code - 16
     PANEL_W5M, // Q5_1, Q5_K
     PANEL_W6,  // Q6_K: code - 32
@@ -45,6 +46,8 @@ struct weight {
     int n_panels;
     unsigned extras; // bit per act_extra that the panels need
     bool quantised;  // any panel wants int8 activations
+    int32_t
+        *order; // [n_in]: value k of the quantised panels multiplies x[order[k]]; NULL: in order
     panel *panels;
     uint8_t *data;
     size_t data_bytes;
@@ -110,7 +113,14 @@ static inline size_t attention_scratch_floats(int head_dim) {
            2 * ATTENTION_KEYS * d + ATTENTION_QUERIES * ATTENTION_KEYS;
 }
 
-typedef enum cpu_memory { CPU_ACT, CPU_SCRATCH, CPU_ITEMS, CPU_PARTIALS, CPU_MEMORIES } cpu_memory;
+typedef enum cpu_memory {
+    CPU_ACT,
+    CPU_SCRATCH,
+    CPU_ITEMS,
+    CPU_PARTIALS,
+    CPU_GATHER,
+    CPU_MEMORIES
+} cpu_memory;
 
 // The backend: ops first, so that an ops pointer is a cpu pointer. Memory only grows, so a step
 // that has been seen allocates nothing.

@@ -21,6 +21,8 @@ static panel_kind kind_of(weight_type t) {
     case WT_Q4_1:
     case WT_Q4_K:
         return PANEL_W4M;
+    case WT_INT4:
+        return PANEL_W4Z;
     case WT_Q5_0:
         return PANEL_W5;
     case WT_Q5_1:
@@ -41,8 +43,10 @@ static panel_kind kind_of(weight_type t) {
 }
 
 static bool is_float(panel_kind k) { return k >= PANEL_F16; }
-static bool has_second(panel_kind k) { return k == PANEL_W4M || k == PANEL_W5M || k == PANEL_W6; }
-static bool is_nibbles(panel_kind k) { return k == PANEL_W4 || k == PANEL_W4M; }
+static bool has_second(panel_kind k) {
+    return k == PANEL_W4M || k == PANEL_W4Z || k == PANEL_W5M || k == PANEL_W6;
+}
+static bool is_nibbles(panel_kind k) { return k == PANEL_W4 || k == PANEL_W4M || k == PANEL_W4Z; }
 
 size_t panel_block_bytes(panel_kind k) {
     if (is_float(k))
@@ -79,6 +83,7 @@ static unsigned extras_of(panel_kind k, int w8_offset) {
     case PANEL_W4:
         return 1u << EXTRA_8;
     case PANEL_W4M:
+    case PANEL_W4Z:
     case PANEL_W5M:
         return 1u << EXTRA_SUM;
     case PANEL_W5:
@@ -122,7 +127,9 @@ static void put16(uint8_t *p, uint16_t v) { memcpy(p, &v, sizeof v); }
 static void put_group(panel_kind k, int offset, const quant_group *g, float factor, int lane,
                       uint8_t *block) {
     put16(block + 2 * lane, f32_to_f16(g->scale[0] / factor));
-    if (has_second(k))
+    if (k == PANEL_W4Z)
+        put16(block + 32 + 2 * lane, f32_to_f16((float)-g->zero));
+    else if (has_second(k))
         put16(block + 32 + 2 * lane, f32_to_f16((k == PANEL_W6 ? g->scale[1] : g->min) / factor));
     uint8_t *q = block + (has_second(k) ? 64 : 32) + 4 * lane;
     for (int i = 0; i < GROUP; i++) {
@@ -221,6 +228,29 @@ static int allocate(weight *w, const weight_source *parts, int n, int w8_offset)
     return 0;
 }
 
+// One gather of the activations serves all quantised parts, so their order must be the same.
+static int take_order(weight *w, const weight_source *parts, int n, err *e) {
+    size_t bytes = (size_t)w->n_in * sizeof *w->order;
+    const weight_source *first = NULL;
+    for (int i = 0; i < n; i++) {
+        if (is_float(kind_of(parts[i].type)))
+            continue;
+        first = first ? first : &parts[i];
+        const int32_t *a = first->order, *b = parts[i].order;
+        if (!a != !b || (a && memcmp(a, b, bytes)))
+            return err_set(e, ERR_UNSUPPORTED, parts[i].name,
+                           "tensors %s and %s take their inputs in different orders", first->name,
+                           parts[i].name);
+    }
+    if (!first || !first->order)
+        return 0;
+    w->order = malloc(bytes);
+    if (!w->order)
+        return err_set(e, ERR_INTERNAL, first->name, "no memory for tensor %s", first->name);
+    memcpy(w->order, first->order, bytes);
+    return 0;
+}
+
 int weight_pack_panels(team *t, const cpu_isa *isa, const weight_source *parts, int n, weight **out,
                        err *e) {
     int64_t n_out = 0;
@@ -234,6 +264,10 @@ int weight_pack_panels(team *t, const cpu_isa *isa, const weight_source *parts, 
     weight *w = calloc(1, sizeof *w);
     if (w)
         *w = (weight){.n_out = n_out, .n_in = parts[0].n_in};
+    if (w && take_order(w, parts, n, e)) {
+        weight_free_panels(w);
+        return -1;
+    }
     if (!w || allocate(w, parts, n, isa->w8_offset)) {
         weight_free_panels(w);
         return err_set(e, ERR_INTERNAL, parts[0].name, "no memory for tensor %s", parts[0].name);
@@ -249,6 +283,7 @@ void weight_free_panels(weight *w) {
     if (w->data)
         munmap(w->data, w->data_bytes);
     free(w->panels);
+    free(w->order);
     free(w);
 }
 
@@ -274,7 +309,7 @@ static void read_group(const panel *p, int lane, int offset, const uint8_t *bloc
                        float *y) {
     float s = get16(block + 2 * lane) * scale, second = 0;
     if (has_second(p->kind))
-        second = get16(block + 32 + 2 * lane) * scale;
+        second = get16(block + 32 + 2 * lane) * (p->kind == PANEL_W4Z ? s : scale);
     const uint8_t *q = block + (has_second(p->kind) ? 64 : 32) + 4 * lane;
     for (int i = 0; i < GROUP; i++) {
         int code;

@@ -11,8 +11,15 @@
 
 struct weight {
     int64_t n_out, n_in;
-    float values[];
+    float values[]; // [n_out, n_in], and a row of scratch memory
 };
+
+// Puts value k of a row where the input that it multiplies stands.
+static void restore_order(const int32_t *order, float *row, float *scratch, int64_t n_in) {
+    memcpy(scratch, row, (size_t)n_in * sizeof *row);
+    for (int64_t k = 0; k < n_in; k++)
+        row[order[k]] = scratch[k];
+}
 
 static int ref_weight_pack(ops *o, const weight_source *parts, int n, weight **out, err *e) {
     (void)o;
@@ -22,7 +29,7 @@ static int ref_weight_pack(ops *o, const weight_source *parts, int n, weight **o
             return -1;
         n_out += parts[i].n_out;
     }
-    weight *w = malloc(sizeof *w + (size_t)(n_out * n_in) * sizeof(float));
+    weight *w = malloc(sizeof *w + (size_t)((n_out + 1) * n_in) * sizeof(float));
     if (!w)
         return err_set(e, ERR_INTERNAL, parts[0].name, "no memory for tensor %s", parts[0].name);
     w->n_out = n_out;
@@ -31,10 +38,13 @@ static int ref_weight_pack(ops *o, const weight_source *parts, int n, weight **o
     for (int i = 0; i < n; i++) {
         int n_values = 1, n_bytes = 0;
         weight_type_block(parts[i].type, &n_values, &n_bytes);
-        for (int64_t r = 0; r < parts[i].n_out; r++, to += n_in)
+        for (int64_t r = 0; r < parts[i].n_out; r++, to += n_in) {
             weight_dequantize(parts[i].type,
                               (const char *)parts[i].data + r * (n_in / n_values) * n_bytes, to,
                               n_in);
+            if (parts[i].order)
+                restore_order(parts[i].order, to, w->values + n_out * n_in, n_in);
+        }
     }
     *out = w;
     return 0;

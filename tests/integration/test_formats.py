@@ -228,7 +228,7 @@ def test_fit_of_a_file_is_that_of_its_published_shape(model_file):
     (["7b", "--memory", "-1GiB"], 2, "--memory is a size such as 24GiB, not '-1GiB'"),
     (["7b", "--memory", "nanGiB"], 2, "--memory is a size"),
     (["7b", "--memory", "1GiB", "--gpu", "l4"], 2, "give --memory or --gpu, not both"),
-    (["7b", "--weights", "int3"], 2, "--weights is bf16, f16, q8_0, q4_0 or q4_k_m, not 'int3'"),
+    (["7b", "--weights", "int3"], 2, "--weights is bf16, f16, q8_0, q4_0, q4_k_m, awq or gptq, not 'int3'"),
     (["7b", "--context", "40000"], 2, "--context is 1 to 32768, the context of Qwen2.5-7B, not 40000"),
     (["7b", "--context", "-1"], 2, "--context is 1 to"),
     (["7b", "--step-tokens", "0"], 2, "--step-tokens is 1 to 65536, not 0"),

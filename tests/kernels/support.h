@@ -16,7 +16,7 @@
 #include "kernels/ops.h"
 
 static const weight_type all_types[] = {WT_F32,  WT_F16,  WT_BF16, WT_Q4_0, WT_Q4_1, WT_Q5_0,
-                                        WT_Q5_1, WT_Q8_0, WT_Q4_K, WT_Q5_K, WT_Q6_K};
+                                        WT_Q5_1, WT_Q8_0, WT_Q4_K, WT_Q5_K, WT_Q6_K, WT_INT4};
 enum { N_TYPES = sizeof all_types / sizeof all_types[0] };
 
 // The emulated build (tests/kernels/simde_shim.h) has the AVX-512 sources compiled for AVX2 and is
@@ -135,7 +135,7 @@ static inline matrix random_matrix(weight_type t, int64_t n_out, int64_t n_in) {
     uint8_t *at = m.data + 1; // files promise no alignment
     for (int64_t i = 0; i < n_out * n_in / values; i++)
         random_block(t, at + i * bytes, bytes);
-    m.source = (weight_source){"w", t, at, n_out, n_in};
+    m.source = (weight_source){.name = "w", .type = t, .data = at, .n_out = n_out, .n_in = n_in};
     return m;
 }
 

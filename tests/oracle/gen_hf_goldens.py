@@ -4,7 +4,8 @@
     gen_hf_goldens.py --out tests/fixtures/hf
 
 Writes a directory per model (config.json, tokenizer.json, safetensors in one file or in shards) and goldens.json in the format of
-gen_model_goldens.py. Logits are computed in float32 from the saved (rounded) weights.
+gen_model_goldens.py. Logits are computed in float32 from the saved (rounded) weights. AWQ and GPTQ directories are packed here, as the
+formats' documentation says, from random codes, zeros and scales; transformers gets the weights that numpy dequantises in double.
 """
 import argparse
 import json
@@ -12,8 +13,10 @@ import os
 import random
 import shutil
 
+import numpy
 import torch
 import transformers
+from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (AutoModelForCausalLM, GenerationConfig, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config,
                           Qwen3Config)
@@ -42,6 +45,87 @@ MODELS = {
     "qwen2-yarn-bf16-sharded": (Qwen2Config(**SIZES, rope_parameters=YARN), torch.bfloat16, "30KB", "qwen2"),
     "qwen3-bf16": (Qwen3Config(**SIZES, head_dim=32), torch.bfloat16, "1GB", "qwen2"),
 }
+
+
+# ---- AWQ and GPTQ
+
+QUANT_SIZES = dict(SIZES, hidden_size=64, intermediate_size=96)
+AWQ = dict(quant_method="awq", bits=4, group_size=32, zero_point=True, version="gemm")
+GPTQ = dict(quant_method="gptq", bits=4, group_size=32, desc_act=False, sym=False)
+
+# name -> (configuration, kind of tokenizer, quantization_config)
+QUANTISED = {
+    "awq-qwen2": (Qwen2Config(**QUANT_SIZES), "qwen2", AWQ),
+    "gptq-v1-llama": (LlamaConfig(**QUANT_SIZES), "smollm", GPTQ),
+    "gptq-v1-qwen3-one-group": (Qwen3Config(**QUANT_SIZES, head_dim=32), "qwen2", dict(GPTQ, sym=True, group_size=-1, checkpoint_format="gptq")),
+    "gptq-v2-qwen2-act-order": (Qwen2Config(**QUANT_SIZES), "qwen2", dict(GPTQ, desc_act=True, checkpoint_format="gptq_v2")),
+}
+# Matrices that read the same input were quantised together: one order.
+TOGETHER = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def pack(values, axis, order):
+    """Eight 4-bit values along axis into a 32-bit word, the i-th nibble from value order[i]."""
+    v = numpy.moveaxis(values.astype(numpy.uint32), axis, -1)
+    v = v.reshape(v.shape[:-1] + (v.shape[-1] // 8, 8))
+    words = sum(v[..., order[i]] << numpy.uint32(4 * i) for i in range(8)).astype(numpy.uint32)
+    return numpy.ascontiguousarray(numpy.moveaxis(words, -1, axis)).view(numpy.int32)
+
+
+def quantised_matrix(n_out, n_in, quant, group_of, rng):
+    """Random (tensors by suffix, the matrix in double)."""
+    n_groups = int(group_of.max()) + 1
+    codes = rng.integers(0, 16, (n_in, n_out))
+    v1 = quant["quant_method"] == "gptq" and quant.get("checkpoint_format") != "gptq_v2"
+    zeros = numpy.full((n_groups, n_out), 8) if quant.get("sym") else rng.integers(1 if v1 else 0, 17 if v1 else 16, (n_groups, n_out))
+    scales = rng.uniform(0.005, 0.02, (n_groups, n_out)).astype(numpy.float16)
+    matrix = (codes - zeros[group_of]) * scales.astype(numpy.float64)[group_of]
+    if quant["quant_method"] == "awq":
+        tensors = {"qweight": pack(codes, 1, AWQ_ORDER), "qzeros": pack(zeros, 1, AWQ_ORDER), "scales": scales}
+    else:
+        plain = list(range(8))
+        tensors = {"qweight": pack(codes, 0, plain), "qzeros": pack(zeros - (1 if v1 else 0), 1, plain), "scales": scales,
+                   "g_idx": group_of.astype(numpy.int32)}
+    return tensors, matrix.T
+
+
+def make_quantised(name, out):
+    config, kind, quant = QUANTISED[name]
+    path = os.path.join(out, name)
+    shutil.rmtree(path, ignore_errors=True)
+    rng = numpy.random.default_rng(sum(name.encode()))
+    torch.manual_seed(len(name))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    randomise(model, len(name))
+    for p in model.parameters():  # the rest is stored in F16; RoPE's buffers are not
+        p.data = p.data.half().float()
+    save_tokenizer(kind, path)
+    stored, orders = {}, {}
+    for key, p in model.state_dict().items():
+        stem, last = key.removesuffix(".weight"), key.split(".")[-2]
+        if not last.endswith("_proj"):
+            stored[key] = p.half().numpy()
+            continue
+        if key.endswith(".bias"):
+            stored[key] = p.half().numpy()
+            continue
+        n_out, n_in = p.shape
+        group = quant["group_size"] if quant["group_size"] > 0 else n_in
+        layer = ".".join(key.split(".")[:4]) + TOGETHER.get(last, last)
+        group_of = orders.setdefault(layer, rng.permutation(n_in) // group if quant.get("desc_act") else numpy.arange(n_in) // group)
+        tensors, matrix = quantised_matrix(n_out, n_in, quant, group_of, rng)
+        stored.update({f"{stem}.{suffix}": t for suffix, t in tensors.items()})
+        p.copy_(torch.from_numpy(matrix.astype(numpy.float32)))
+    save_file({k: numpy.ascontiguousarray(v) for k, v in stored.items()}, os.path.join(path, "model.safetensors"), metadata={"format": "pt"})
+    settings = json.loads(config.to_json_string(use_diff=False)) | {"dtype": "float16", "architectures": [type(model).__name__],
+                                                                    "quantization_config": quant}
+    with open(os.path.join(path, "config.json"), "w", encoding="utf-8") as f:
+        json.dump(settings, f, indent=2, sort_keys=True)
+    return model.eval()
+
+
+# ---- directories
 
 
 def byte_alphabet():
@@ -98,8 +182,7 @@ def make(name, out):
     return path
 
 
-def golden(name, path):
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+def golden(name, model):
     source = random.Random(name)
     ids = [source.randrange(VOCAB) for _ in range(PROMPT)]
     return answer(model, name, ids, TINY_GREEDY)
@@ -110,8 +193,10 @@ def main():
     parser.add_argument("--out", required=True)
     out = parser.parse_args().out
     goldens = {}
-    for name in MODELS:
-        goldens[name] = golden(name, make(name, out))
+    for name in list(MODELS) + list(QUANTISED):
+        model = make_quantised(name, out) if name in QUANTISED else \
+            AutoModelForCausalLM.from_pretrained(make(name, out), dtype=torch.float32).eval()
+        goldens[name] = golden(name, model)
         print(name, sorted(os.listdir(os.path.join(out, name))), goldens[name]["greedy"])
     write(out, "goldens.json", goldens)
 

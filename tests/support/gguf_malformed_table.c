@@ -171,6 +171,7 @@ static const malformed rows[] = {
     {.name = "type-5-withdrawn", .expect = "unknown tensor type 5", .edit = type, .n = 5},
     {.name = "type-31-withdrawn", .expect = "unknown tensor type 31", .edit = type, .n = 31},
     {.name = "type-36-withdrawn", .expect = "unknown tensor type 36", .edit = type, .n = 36},
+    {.name = "type-60-ours-alone", .expect = "unknown tensor type 60", .edit = type, .n = 60},
     {.name = "type-from-the-future", .expect = "unknown tensor type 1000", .edit = type, .n = 1000},
     {.name = "type-max", .expect = "unknown tensor type 4294967295", .edit = type, .n = UINT32_MAX},
     {.name = "misfit-q4-0", .expect = "which Q4_0 cannot hold", .edit = misfit, .n = 2},

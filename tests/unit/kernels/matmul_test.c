@@ -114,6 +114,69 @@ static void stacked_matrices_may_differ_in_type_and_height(void **state) {
     ref->close(ref);
 }
 
+// ---- inputs in another order (GPTQ's act-order)
+
+static int32_t *random_order(int64_t n) {
+    int32_t *order = malloc((size_t)n * sizeof *order);
+    for (int64_t i = 0; i < n; i++)
+        order[i] = (int32_t)i;
+    for (int64_t i = n - 1; i > 0; i--) {
+        int64_t k = random_int(0, (int)i);
+        int32_t was = order[i];
+        order[i] = order[k];
+        order[k] = was;
+    }
+    return order;
+}
+
+static void inputs_in_another_order_agree_with_the_reference(void **state) {
+    (void)state;
+    static const weight_type types[] = {WT_INT4, WT_BF16, WT_INT4};
+    ops *ref = open_ref();
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 2);
+        for (int i = 0; o && i < 6; i++) {
+            problem p = random_problem(types, 3, random_int(1, 40), 32 * random_int(1, 9),
+                                       random_int(1, 37));
+            int32_t *order = random_order(p.n_in);
+            p.sources[0].order = p.sources[2].order = order;
+            check_against_ref(o, ref, &p, false);
+            free(order);
+            release(&p);
+        }
+        if (o)
+            o->close(o);
+    }
+    ref->close(ref);
+}
+
+static void one_stack_has_one_order_and_only_int4_has_any(void **state) {
+    (void)state;
+    static const weight_type types[] = {WT_INT4, WT_INT4, WT_Q4_0};
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 1);
+        if (!o)
+            continue;
+        problem p = random_problem(types, 3, 1, 64, 16);
+        int32_t *one = random_order(64), *other = random_order(64);
+        weight *w = NULL;
+        err e = {0};
+        p.sources[0].order = one;
+        p.sources[1].order = other;
+        assert_int_equal(o->weight_pack(o, p.sources, 2, &w, &e), -1);
+        assert_non_null(strstr(e.message, "in different orders"));
+        p.sources[1].order = NULL;
+        assert_int_equal(o->weight_pack(o, p.sources, 2, &w, &e), -1);
+        p.sources[2].order = one;
+        assert_int_equal(o->weight_pack(o, p.sources + 2, 1, &w, &e), -1);
+        assert_non_null(strstr(e.message, "Q4_0 weights have no order"));
+        free(one);
+        free(other);
+        release(&p);
+        o->close(o);
+    }
+}
+
 // ---- the integer reference: the same rounding of activations, exact integers, floats in the
 // promised order.
 typedef struct column {
@@ -141,7 +204,7 @@ static float eleven_bits(float v) {
 }
 
 static bool has_min(weight_type t) {
-    return t == WT_Q4_1 || t == WT_Q5_1 || t == WT_Q4_K || t == WT_Q5_K;
+    return t == WT_Q4_1 || t == WT_Q5_1 || t == WT_Q4_K || t == WT_Q5_K || t == WT_INT4;
 }
 
 static float integer_dot(const weight_source *w, int64_t row, const float *x) {
@@ -163,7 +226,8 @@ static float integer_dot(const weight_source *w, int64_t row, const float *x) {
             sum = fmaf((float)(dot[0] + dot[1]) * c.scale, eleven_bits(q.scale[0]), sum);
         }
         if (has_min(w->type))
-            sum = fmaf(c.scale * (float)total, eleven_bits(q.min), sum);
+            sum =
+                fmaf(c.scale * (float)total, w->type == WT_INT4 ? q.min : eleven_bits(q.min), sum);
     }
     return sum;
 }
@@ -294,9 +358,10 @@ static void what_cannot_be_packed_is_refused_by_name(void **state) {
             continue;
         weight *w = NULL;
         err e = {0};
-        weight_source narrow = {"blk.0.ffn_up.weight", WT_Q4_0, data, 2, 48},
-                      strange = {"blk.1.attn_q.weight", (weight_type)20, data, 1, 32},
-                      pair[2] = {{"a", WT_F32, data, 1, 32}, {"other", WT_F32, data, 1, 16}};
+        weight_source narrow = {"blk.0.ffn_up.weight", WT_Q4_0, data, 2, 48, NULL},
+                      strange = {"blk.1.attn_q.weight", (weight_type)20, data, 1, 32, NULL},
+                      pair[2] = {{"a", WT_F32, data, 1, 32, NULL},
+                                 {"other", WT_F32, data, 1, 16, NULL}};
         assert_int_equal(o->weight_pack(o, &narrow, 1, &w, &e), -1);
         assert_int_equal(e.code, ERR_UNSUPPORTED);
         assert_non_null(strstr(e.message, "blk.0.ffn_up.weight"));
@@ -339,6 +404,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format_agrees_with_the_reference),
         cmocka_unit_test(stacked_matrices_may_differ_in_type_and_height),
+        cmocka_unit_test(inputs_in_another_order_agree_with_the_reference),
+        cmocka_unit_test(one_stack_has_one_order_and_only_int4_has_any),
         cmocka_unit_test(quantised_products_equal_an_integer_reference_bit_by_bit),
         cmocka_unit_test(extreme_codes_do_not_overflow),
         cmocka_unit_test(a_row_alone_gives_the_bits_it_gives_in_company),

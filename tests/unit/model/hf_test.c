@@ -3,6 +3,7 @@
 // that transformers saved (tests/fixtures/hf), with one thing changed.
 #include "model/model.h"
 #include "model/hf.h"
+#include "model/safetensors.h"
 #include "base/file.h"
 #include <dirent.h>
 #include <jansson.h>
@@ -123,6 +124,8 @@ typedef struct change {
 #define Q3 "qwen3-bf16"
 #define MI "mistral-bf16"
 #define LI "llama-linear-f32"
+#define AW "awq-qwen2"
+#define GP "gptq-v2-qwen2-act-order"
 
 static const change changes[] = {
     // config.json: which model
@@ -146,7 +149,30 @@ static const change changes[] = {
     {MI, C, "sliding_window", "16", "sliding_window' is 16, less than the context"},
     {MI, C, "sliding_window", "4096", NULL},
     {LL, C, "quantization_config", "{\"quant_method\":\"bitsandbytes\"}",
-     "config.json: quantization_config.quant_method is \"bitsandbytes\""},
+     "config.json: quantization_config.quant_method is \"bitsandbytes\"; awq and gptq are"},
+    // AWQ and GPTQ
+    {LL, C, "quantization_config", "{}", "quantization_config.quant_method is missing; awq and"},
+    {AW, C, "quantization_config", NULL, "is I32; F32, F16 and BF16 are supported"},
+    {AW, C, "quantization_config.bits", "8", "quantization_config.bits is 8; 4 is supported"},
+    {AW, C, "quantization_config.bits", NULL, "quantization_config.bits is missing; 4 is supp"},
+    {AW, C, "quantization_config.w_bit", "3", "quantization_config.w_bit is 3; 4 is supported"},
+    {AW, C, "quantization_config.version", "\"gemv\"", "version is \"gemv\"; gemm is supported"},
+    {AW, C, "quantization_config.version", "\"GEMM\"", NULL},
+    {AW, C, "quantization_config.zero_point", "false", "zero_point is false; true is supported"},
+    {AW, C, "quantization_config.group_size", "0", "quantization_config.group_size is 0; -1 and"},
+    {AW, C, "quantization_config.group_size", "48", "quantization_config.group_size is 48; -1 and"},
+    {AW, C, "quantization_config.group_size", "64", "96 inputs in groups of 64"},
+    {AW, C, "quantization_config.group_size", "-1", ".qzeros' is [3, 8]; expected is [1, 8]"},
+    {AW, C, "quantization_config.group_size", "128", "inputs in groups of 128"},
+    {AW, C, "quantization_config.quant_method", "\"gptq\"", "expected is ["},
+    {GP, C, "quantization_config.quant_method", "\"awq\"", "inputs in groups of 32"},
+    {GP, C, "quantization_config.checkpoint_format", "\"marlin\"",
+     "quantization_config.checkpoint_format is \"marlin\"; gptq and gptq_v2"},
+    {GP, C, "quantization_config.checkpoint_format", "\"gptq\"", NULL},
+    {GP, C, "quantization_config.is_marlin_format", "true", "is_marlin_format is true"},
+    {GP, C, "quantization_config.pack_dtype", "\"int16\"", "pack_dtype is \"int16\"; int32 is"},
+    {GP, C, "quantization_config.dynamic", "{\"+:.*\":{\"bits\":8}}", "dynamic is {"},
+    {GP, C, "quantization_config.dynamic", "{}", NULL},
     // sizes
     {LL, C, "num_hidden_layers", NULL, "config.json: num_hidden_layers is missing"},
     {LL, C, "num_hidden_layers", "0", "config.json: num_hidden_layers is 0; 1 to"},
@@ -389,6 +415,45 @@ static void tokens_of_the_generation_config_end_an_answer(void **state) {
     drop(&c);
 }
 
+// Sets element 0 of a g_idx to that of a neighbour with another group, or to no group at all.
+static void change_group(const copy *c, bool to_neighbour) {
+    char path[512];
+    buf weights = {0};
+    err e = {0};
+    safetensors *f = NULL;
+    join(path, sizeof path, c, "model.safetensors");
+    assert_int_equal(file_read(path, 1 << 20, &weights, &e), 0);
+    assert_int_equal(safetensors_open_memory(weights.data, weights.len, &f, &e), 0);
+    const safetensor *t = safetensors_find(f, "model.layers.1.mlp.down_proj.g_idx");
+    char *group = weights.data + t->offset;
+    for (size_t i = 0; to_neighbour && i < t->bytes; i += 4)
+        if (group[i] != group[0]) {
+            group[0] = group[i];
+            break;
+        }
+    if (!to_neighbour)
+        group[0] = 99;
+    safetensors_close(f);
+    put_file(c, "model.safetensors", weights.data, weights.len);
+    buf_release(&weights);
+}
+
+static void groups_of_act_order_are_whole_and_there(void **state) {
+    (void)state;
+    static const char *const expect[] = {"element 0 is no group of 3", "no multiple of 32"};
+    for (int i = 0; i < 2; i++) {
+        copy c = copy_of(GP);
+        model *m = NULL;
+        err e = {0};
+        change_group(&c, i == 1);
+        assert_int_equal(model_open(c.path, NULL, &m, &e), -1);
+        if (!strstr(e.message, expect[i]))
+            fail_msg("%s", e.message);
+        assert_non_null(strstr(e.message, "model.layers.1.mlp.down_proj.g_idx"));
+        drop(&c);
+    }
+}
+
 static void two_directories_with_other_weights_have_other_revisions(void **state) {
     (void)state;
     copy c = copy_of(LL);
@@ -413,6 +478,7 @@ int main(void) {
         cmocka_unit_test(files_that_are_no_json_are_refused),
         cmocka_unit_test(a_directory_says_what_it_holds),
         cmocka_unit_test(tokens_of_the_generation_config_end_an_answer),
+        cmocka_unit_test(groups_of_act_order_are_whole_and_there),
         cmocka_unit_test(two_directories_with_other_weights_have_other_revisions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
