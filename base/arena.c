@@ -32,7 +32,7 @@ static void add_block(arena *a, size_t n) {
     a->total += size;
 }
 
-void *arena_alloc(arena *a, size_t n) {
+static void *take(arena *a, size_t n) {
     if (n > SIZE_MAX / 2)
         fatal("an arena was asked for %zu bytes", n);
     n = (n + 15) & ~(size_t)15;
@@ -40,11 +40,13 @@ void *arena_alloc(arena *a, size_t n) {
         add_block(a, n);
     void *p = a->head->data + a->used;
     a->used += n;
-    return memset(p, 0, n);
+    return p;
 }
 
+void *arena_alloc(arena *a, size_t n) { return memset(take(a, n), 0, n); }
+
 void *arena_dup(arena *a, const void *p, size_t n) {
-    void *copy = arena_alloc(a, n);
+    void *copy = take(a, n);
     if (n)
         memcpy(copy, p, n);
     return copy;

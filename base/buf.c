@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PRINT_BYTES 64 // most of what is printed fits
+
 // Makes room for n more bytes and a NUL; returns where they go.
 static char *reserve(buf *b, size_t n) {
     if (n > SIZE_MAX / 4 || b->len > SIZE_MAX / 4)
@@ -46,10 +48,13 @@ void buf_puts(buf *b, const char *s) { buf_put(b, s, strlen(s)); }
 void buf_vprintf(buf *b, const char *format, va_list args) {
     va_list again;
     va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
+    char *to = reserve(b, PRINT_BYTES);
+    size_t room = b->cap - b->len;
+    int n = vsnprintf(to, room, format, args);
     if (n < 0)
         fatal("buf_vprintf cannot format \"%s\"", format);
-    vsnprintf(reserve(b, (size_t)n), (size_t)n + 1, format, again);
+    if ((size_t)n >= room)
+        vsnprintf(reserve(b, (size_t)n), (size_t)n + 1, format, again);
     va_end(again);
     grown(b, (size_t)n);
 }
@@ -84,6 +89,26 @@ void buf_put_json(buf *b, const char *s, size_t n) {
     }
     buf_put(b, s + plain, n - plain);
     buf_put(b, "\"", 1);
+}
+
+size_t buf_int_text(int64_t v, char out[BUF_INT_TEXT]) {
+    char digits[BUF_INT_TEXT];
+    size_t n = 0, at = 0;
+    uint64_t left = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do
+        digits[n++] = (char)('0' + left % 10);
+    while ((left /= 10) > 0);
+    if (v < 0)
+        out[at++] = '-';
+    while (n > 0)
+        out[at++] = digits[--n];
+    out[at] = '\0';
+    return at;
+}
+
+void buf_put_int(buf *b, int64_t v) {
+    char text[BUF_INT_TEXT];
+    buf_put(b, text, buf_int_text(v, text));
 }
 
 static void put_little(buf *b, uint64_t v, size_t n) {

@@ -14,6 +14,9 @@ void buf_put(buf *b, const void *p, size_t n);
 void buf_puts(buf *b, const char *s);
 void buf_printf(buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void buf_vprintf(buf *b, const char *format, va_list args);
+#define BUF_INT_TEXT 21                                 // "-9223372036854775808" and a NUL
+size_t buf_int_text(int64_t v, char out[BUF_INT_TEXT]); // decimal; the number of characters
+void buf_put_int(buf *b, int64_t v);
 // A JSON string with its quotes; s is valid UTF-8.
 void buf_put_json(buf *b, const char *s, size_t n);
 void buf_put_u8(buf *b, uint8_t v); // little-endian writers, the twins of cursor.h

@@ -14,8 +14,10 @@ int64_t clock_mono_ms(void) { return now_us(CLOCK_MONOTONIC) / 1000; }
 int64_t clock_mono_us(void) { return now_us(CLOCK_MONOTONIC); }
 int64_t clock_unix_ms(void) { return now_us(CLOCK_REALTIME) / 1000; }
 
-void clock_sleep_ms(int ms) {
-    struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
-    while (ms > 0 && nanosleep(&left, &left) != 0 && errno == EINTR)
+void clock_sleep_us(int64_t us) {
+    struct timespec left = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+    while (us > 0 && nanosleep(&left, &left) != 0 && errno == EINTR)
         ;
 }
+
+void clock_sleep_ms(int ms) { clock_sleep_us((int64_t)ms * 1000); }

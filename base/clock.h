@@ -7,5 +7,6 @@ int64_t clock_mono_ms(void);
 int64_t clock_mono_us(void);
 int64_t clock_unix_ms(void);
 void clock_sleep_ms(int ms);
+void clock_sleep_us(int64_t us);
 
 #endif

@@ -4,7 +4,6 @@
 #include "base/err.h"
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
@@ -47,17 +46,30 @@ void id_uuid7(char out[ID_UUID_TEXT]) {
     uint64_t tick = next_tick();
     uint64_t high = (tick >> 12) << 16 | 0x7000 | (tick & 0xfff);
     uint64_t low = (id_random_u64() & 0x3fffffffffffffffu) | 0x8000000000000000u;
-    snprintf(out, ID_UUID_TEXT, "%08x-%04x-%04x-%04x-%012llx", (unsigned)(high >> 32),
-             (unsigned)(high >> 16 & 0xffff), (unsigned)(high & 0xffff), (unsigned)(low >> 48),
-             (unsigned long long)(low & 0xffffffffffffu));
+    char text[33];
+    id_hex_u64(high, 16, text);
+    id_hex_u64(low, 16, text + 16);
+    for (int i = 0, at = 0; i < 32; i++) {
+        if (i == 8 || i == 12 || i == 16 || i == 20)
+            out[at++] = '-';
+        out[at++] = text[i];
+    }
+    out[ID_UUID_TEXT - 1] = '\0';
+}
+
+static const char hex_digits[] = "0123456789abcdef";
+
+void id_hex_u64(uint64_t v, int n, char *out) {
+    for (int i = n - 1; i >= 0; i--, v >>= 4)
+        out[i] = hex_digits[v & 15];
+    out[n] = '\0';
 }
 
 void id_hex(const void *p, size_t n, char *out) {
-    static const char digits[] = "0123456789abcdef";
     const uint8_t *bytes = p;
     for (size_t i = 0; i < n; i++) {
-        out[2 * i] = digits[bytes[i] >> 4];
-        out[2 * i + 1] = digits[bytes[i] & 15];
+        out[2 * i] = hex_digits[bytes[i] >> 4];
+        out[2 * i + 1] = hex_digits[bytes[i] & 15];
     }
     out[2 * n] = '\0';
 }

@@ -11,6 +11,7 @@ uint64_t id_random_u64(void);
 void id_uuid7(
     char out[ID_UUID_TEXT]); // lower case; later ids of one process sort after earlier ones
 void id_hex(const void *p, size_t n, char *out);     // out: 2 n + 1 characters
+void id_hex_u64(uint64_t v, int n, char *out);       // the last n digits and a NUL
 int id_unhex(const char *text, void *out, size_t n); // exactly 2 n digits, else -1
 
 #endif

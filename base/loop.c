@@ -1,7 +1,7 @@
 // One epoll loop. Owns its epoll descriptor, an eventfd that wakes it, a heap of timers and the
 // inbox. Runs on one thread; only the inbox (a mutex) and the stop flag are shared. A turn: wait,
-// descriptors, timers, inbox, tick. Handles removed during a turn are freed at its end, because
-// events already fetched may still name them.
+// descriptors, timers, inbox, tick, what was deferred. Handles removed during a turn are freed at
+// its end, because events already fetched may still name them.
 #include "base/loop.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -54,7 +54,9 @@ struct loop {
     int (*tick)(void *ctx);
     void *tick_ctx;
     int tick_ms;
-    _Atomic bool stopping;
+    letters deferred; // entered by loop_defer, left at the end of a turn
+    bool has_own;     // letters of its own thread, which woke nobody
+    _Atomic bool stopping, is_running;
     _Atomic(pthread_t) owner;
     pthread_mutex_t inbox_mutex;
     letters inbox;   // under inbox_mutex; entered by any thread, left by a turn
@@ -101,6 +103,7 @@ void loop_free(loop *l) {
     free(l->heap);
     free(l->inbox.items);
     free(l->reading.items);
+    free(l->deferred.items);
     pthread_mutex_destroy(&l->inbox_mutex);
     close(l->wake_fd);
     close(l->epoll_fd);
@@ -237,21 +240,39 @@ static void wake(loop *l) {
         ; // EAGAIN: the counter is full, so it is awake anyway
 }
 
+static void put_letter(letters *to, loop_fn *fn, void *ctx) {
+    if (to->n == to->cap) {
+        to->cap = to->cap ? to->cap * 2 : 64;
+        to->items = must(realloc(to->items, to->cap * sizeof(letter)));
+    }
+    to->items[to->n++] = (letter){fn, ctx};
+}
+
 void loop_post(loop *l, loop_fn *fn, void *ctx) {
     pthread_mutex_lock(&l->inbox_mutex);
-    letters *in = &l->inbox;
-    if (in->n == in->cap) {
-        in->cap = in->cap ? in->cap * 2 : 64;
-        in->items = must(realloc(in->items, in->cap * sizeof(letter)));
-    }
-    in->items[in->n++] = (letter){fn, ctx};
-    bool is_first = in->n == 1;
+    put_letter(&l->inbox, fn, ctx);
+    bool is_first = l->inbox.n == 1;
     pthread_mutex_unlock(&l->inbox_mutex);
-    if (is_first)
+    if (atomic_load(&l->is_running) && loop_is_here(l))
+        l->has_own = true;
+    else if (is_first || !atomic_load(&l->is_running))
         wake(l);
 }
 
+void loop_defer(loop *l, loop_fn *fn, void *ctx) { put_letter(&l->deferred, fn, ctx); }
+
+// What these defer is for the next turn, which comes at once.
+static void run_deferred(loop *l) {
+    size_t n = l->deferred.n;
+    for (size_t i = 0; i < n; i++)
+        l->deferred.items[i].fn(l->deferred.items[i].ctx);
+    l->deferred.n -= n;
+    if (l->deferred.n)
+        memmove(l->deferred.items, l->deferred.items + n, l->deferred.n * sizeof(letter));
+}
+
 static void read_inbox(loop *l) {
+    l->has_own = false;
     pthread_mutex_lock(&l->inbox_mutex);
     letters taken = l->inbox;
     l->inbox = l->reading;
@@ -271,6 +292,8 @@ void loop_set_tick(loop *l, int (*tick)(void *ctx), void *ctx) {
 }
 
 static int sleep_ms(const loop *l) {
+    if (l->has_own || l->deferred.n)
+        return 0;
     int64_t most = l->tick ? l->tick_ms : -1;
     if (l->n_timers > 0) {
         int64_t wait = (l->heap[0]->due_us - clock_mono_us() + 999) / 1000;
@@ -305,14 +328,17 @@ static void run_turn(loop *l) {
     read_inbox(l);
     if (l->tick)
         l->tick_ms = l->tick(l->tick_ctx);
+    run_deferred(l);
     free_ios(&l->dead);
 }
 
 void loop_run(loop *l) {
     atomic_store(&l->owner, pthread_self());
+    atomic_store(&l->is_running, true);
     l->now_us = clock_mono_us();
     while (!atomic_load(&l->stopping))
         run_turn(l);
+    atomic_store(&l->is_running, false);
     atomic_store(&l->stopping, false);
 }
 

@@ -2,6 +2,7 @@
 // that wait for an answer and the timers; all on the loop's thread. hiredis is told of nothing that
 // could free it inside its own callbacks: what it reports (connected, lost) is noted and acted upon
 // when it has returned. Does not queue while it is disconnected.
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/redis.h"
@@ -16,6 +17,7 @@
 #define CONNECT_MS 2000
 #define BACKOFF_MIN_MS 50
 #define BACKOFF_MAX_MS 1000
+#define KEEP_BYTES 65536 // an encoding buffer up to this size is kept
 
 typedef struct call {
     struct call *prev, *next;
@@ -40,11 +42,13 @@ struct aredis {
     loop_io *io;
     uint32_t wanted; // EPOLL* bits hiredis asks for
     bool is_connected, has_connected, has_lost, is_closed;
+    bool is_flush_due, is_flushing;
     int depth;         // how many functions of this file are on the stack and still need the struct
     call_list waiting; // entered by aredis_call, left by the answer or the loss
     call_list refused; // entered by aredis_call while disconnected, left by refuse_timer
     loop_timer *retry_timer, *connect_timer, *refuse_timer, *limit_timer;
     int backoff_ms, limit_ms;
+    buf encoded; // scratch of aredis_call
 };
 
 static void start(aredis *r);
@@ -87,8 +91,10 @@ static void tell_lost(call_list *list) {
 // ---- life of the struct
 
 static void leave(aredis *r) {
-    if (--r->depth == 0 && r->is_closed)
-        free(r);
+    if (--r->depth > 0 || !r->is_closed)
+        return;
+    buf_release(&r->encoded);
+    free(r);
 }
 
 static void stop_timer(aredis *r, loop_timer **t) {
@@ -193,10 +199,24 @@ static void want(void *ctx, uint32_t set, uint32_t clear) {
 
 static void add_read(void *ctx) { want(ctx, EPOLLIN, 0); }
 static void del_read(void *ctx) { want(ctx, 0, EPOLLIN); }
-static void add_write(void *ctx) { want(ctx, EPOLLOUT, 0); }
 static void del_write(void *ctx) { want(ctx, 0, EPOLLOUT); }
 
 // ---- what the loop reports
+
+static void flush(void *ctx);
+
+// All commands of a turn are written together at its end; EPOLLOUT only for what the socket did not
+// take then.
+static void add_write(void *ctx) {
+    aredis *r = ctx;
+    if (!r->is_connected || r->is_flushing) {
+        want(r, EPOLLOUT, 0);
+    } else if (!r->is_flush_due) {
+        r->is_flush_due = true;
+        r->depth++;
+        loop_defer(r->l, flush, r);
+    }
+}
 
 static void become_connected(aredis *r) {
     r->has_connected = false;
@@ -234,6 +254,19 @@ static void on_io(void *ctx, uint32_t events) {
         become_lost(r);
     else if (!r->is_closed && r->has_connected)
         become_connected(r);
+    leave(r);
+}
+
+static void flush(void *ctx) {
+    aredis *r = ctx;
+    r->is_flush_due = false;
+    if (r->is_connected && !r->is_closed) {
+        r->is_flushing = true;
+        redisAsyncHandleWrite(r->ac);
+        r->is_flushing = false;
+        if (!r->is_closed && r->has_lost)
+            become_lost(r);
+    }
     leave(r);
 }
 
@@ -345,17 +378,40 @@ static bool is_word(const char *word, size_t n, const char *text) {
     return n == strlen(text) && strncasecmp(word, text, n) == 0;
 }
 
+// RESP2, written here because hiredis prints it piece by piece.
+static void encode(buf *out, int argc, const char *const *argv, const size_t *argv_len) {
+    buf_clear(out);
+    buf_put(out, "*", 1);
+    buf_put_int(out, argc);
+    for (int i = 0; i < argc; i++) {
+        size_t n = argv_len ? argv_len[i] : strlen(argv[i]);
+        buf_put(out, "\r\n$", 3);
+        buf_put_int(out, (int64_t)n);
+        buf_put(out, "\r\n", 2);
+        buf_put(out, argv[i], n);
+    }
+    buf_put(out, "\r\n", 2);
+}
+
+static int send_command(aredis *r, redisCallbackFn *fn, void *ctx, int argc,
+                        const char *const *argv, const size_t *argv_len) {
+    encode(&r->encoded, argc, argv, argv_len);
+    int rc = redisAsyncFormattedCommand(r->ac, fn, ctx, r->encoded.data, r->encoded.len);
+    if (r->encoded.cap > KEEP_BYTES)
+        buf_release(&r->encoded);
+    return rc;
+}
+
 void aredis_call(aredis *r, aredis_fn *fn, void *ctx, int argc, const char *const *argv,
                  const size_t *argv_len) {
     size_t n = argv_len ? argv_len[0] : strlen(argv[0]);
     if (r->is_closed)
         return;
-    const char **words = (const char **)(uintptr_t)argv; // hiredis does not write to them
     bool ends = is_word(argv[0], n, "unsubscribe") || is_word(argv[0], n, "punsubscribe");
     bool starts = is_word(argv[0], n, "subscribe") || is_word(argv[0], n, "psubscribe");
     if (ends) {
         if (r->is_connected)
-            redisAsyncCommandArgv(r->ac, NULL, NULL, argc, words, argv_len);
+            send_command(r, NULL, NULL, argc, argv, argv_len);
         return;
     }
     call *c = calloc(1, sizeof *c);
@@ -363,8 +419,7 @@ void aredis_call(aredis *r, aredis_fn *fn, void *ctx, int argc, const char *cons
         fatal("out of memory for a call to Redis");
     *c = (call){.owner = r, .fn = fn, .ctx = ctx, .sent_ms = clock_mono_ms()};
     c->channels = starts ? argc - 1 : 0;
-    if (r->is_connected &&
-        redisAsyncCommandArgv(r->ac, on_reply, c, argc, words, argv_len) == REDIS_OK)
+    if (r->is_connected && send_command(r, on_reply, c, argc, argv, argv_len) == REDIS_OK)
         append(&r->waiting, c);
     else
         refuse(r, c);

@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,11 +26,6 @@
 void secret_wipe(void *p, size_t n) { OPENSSL_cleanse(p, n); }
 
 bool secret_equal(const void *a, const void *b, size_t n) { return CRYPTO_memcmp(a, b, n) == 0; }
-
-void secret_hmac(const secret *s, const void *p, size_t n, uint8_t out[32]) {
-    if (!HMAC(EVP_sha256(), s->key, SECRET_BYTES, p, n, out, NULL))
-        fatal("OpenSSL cannot compute HMAC-SHA-256");
-}
 
 // ---- the ring on disk
 
@@ -149,9 +145,10 @@ static void next_nonce(uint8_t out[NONCE_BYTES]) {
     static uint32_t counter;
     static pid_t drawn_by; // a forked child must not go on with its parent's
     pthread_mutex_lock(&mutex);
-    if (drawn_by != getpid() || counter == 0)
+    pid_t mine = getpid();
+    if (drawn_by != mine || counter == 0)
         id_random(prefix, sizeof prefix);
-    drawn_by = getpid();
+    drawn_by = mine;
     counter++;
     memcpy(out, prefix, sizeof prefix);
     memcpy(out + sizeof prefix, &counter, sizeof counter);
@@ -163,6 +160,19 @@ static void put_id(uint8_t out[ID_BYTES], uint32_t id) {
         out[i] = (uint8_t)(id >> (8 * i));
 }
 
+// Fetched once: each implicit fetch takes OpenSSL's locks.
+static const EVP_CIPHER *cipher(void) {
+    static _Atomic(EVP_CIPHER *) fetched;
+    EVP_CIPHER *c = atomic_load(&fetched), *none = NULL;
+    if (c)
+        return c;
+    c = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
+    if (atomic_compare_exchange_strong(&fetched, &none, c))
+        return c;
+    EVP_CIPHER_free(c); // another thread was first
+    return none;
+}
+
 // One direction of the cipher over whole lengths; returns false when OpenSSL refuses (or, opening,
 // the tag is wrong).
 static bool run_gcm(bool seal, const secret *s, const uint8_t *nonce, const void *aad, size_t n_aad,
@@ -170,7 +180,7 @@ static bool run_gcm(bool seal, const secret *s, const uint8_t *nonce, const void
     EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
     int used;
     uint8_t nothing[TAG_BYTES];
-    bool ok = c && EVP_CipherInit_ex(c, EVP_aes_256_gcm(), NULL, s->key, nonce, seal) == 1;
+    bool ok = c && EVP_CipherInit_ex(c, cipher(), NULL, s->key, nonce, seal) == 1;
     if (ok && n_aad > 0)
         ok = EVP_CipherUpdate(c, NULL, &used, aad, (int)n_aad) == 1;
     if (ok && n > 0)

@@ -1,6 +1,6 @@
-// SHA-256 on the stack. OpenSSL 3's one-shot call fetches the algorithm and allocates a context
-// each time, which the engine's step must not; its low-level calls, deprecated there, do neither.
-// Any thread.
+// SHA-256 and its HMAC on the stack. OpenSSL 3's one-shot call fetches the algorithm and allocates
+// a context each time, which the engine's step must not; its low-level calls, deprecated there, do
+// neither. Any thread.
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "base/secret.h"
 #include <errno.h>
@@ -52,4 +52,25 @@ int secret_sha256_file(const char *path, void (*progress)(void *ctx, size_t n), 
         close(fd);
     free(piece);
     return rc;
+}
+
+// RFC 2104; the key is shorter than a block.
+void secret_hmac(const secret *s, const void *p, size_t n, uint8_t out[32]) {
+    uint8_t inner[SHA256_CBLOCK], outer[SHA256_CBLOCK], hash[32];
+    SHA256_CTX c;
+    memset(inner, 0x36, sizeof inner);
+    memset(outer, 0x5c, sizeof outer);
+    for (int i = 0; i < SECRET_BYTES; i++) {
+        inner[i] ^= s->key[i];
+        outer[i] ^= s->key[i];
+    }
+    bool ok = SHA256_Init(&c) && SHA256_Update(&c, inner, sizeof inner) &&
+              SHA256_Update(&c, p, n) && SHA256_Final(hash, &c) && SHA256_Init(&c) &&
+              SHA256_Update(&c, outer, sizeof outer) && SHA256_Update(&c, hash, sizeof hash) &&
+              SHA256_Final(out, &c);
+    secret_wipe(inner, sizeof inner);
+    secret_wipe(outer, sizeof outer);
+    secret_wipe(&c, sizeof c);
+    if (!ok)
+        fatal("OpenSSL cannot compute HMAC-SHA-256");
 }

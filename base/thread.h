@@ -4,6 +4,7 @@
 #define BASE_THREAD_H
 #include <pthread.h>
 #include <stddef.h>
+#include <stdint.h>
 
 // Starts a thread of its own with all signals blocked (they belong to the main thread); fatal when
 // it cannot. name: what ps and top show, cut to 15 characters.
@@ -11,6 +12,8 @@ void thread_start(pthread_t *out, const char *name, void *(*run)(void *ctx), voi
 
 // A condition whose timed waits take times of CLOCK_MONOTONIC: a clock that is set changes nothing.
 void thread_cond_init(pthread_cond_t *c);
+// Until it is signalled, us at most; m is held.
+void thread_cond_wait_us(pthread_cond_t *c, pthread_mutex_t *m, int64_t us);
 
 typedef struct pool pool;
 

@@ -331,6 +331,51 @@ static void a_pool_refuses_beyond_its_limit_and_finishes_what_it_took(void **sta
     pool_free(NULL);
 }
 
+// ---- the end of a turn
+
+typedef struct endings {
+    loop *l;
+    char said[8]; // in order: p post, t tick, d deferred
+    int n;
+} endings;
+
+static void say(endings *x, char what) {
+    if (x->n < (int)sizeof x->said - 1)
+        x->said[x->n++] = what;
+}
+
+static void note_deferred(void *ctx) {
+    endings *x = ctx;
+    say(x, 'd');
+    loop_stop(x->l);
+}
+
+static void note_post(void *ctx) {
+    endings *x = ctx;
+    say(x, 'p');
+    loop_defer(x->l, note_deferred, x);
+}
+
+static int note_tick(void *ctx) {
+    say(ctx, 't');
+    return -1;
+}
+
+static void post_from_here(void *ctx) {
+    endings *x = ctx;
+    loop_post(x->l, note_post, x); // wakes nobody, and is not slept upon
+}
+
+static void what_is_deferred_runs_after_the_tick_of_the_same_turn(void **state) {
+    (void)state;
+    endings x = {.l = loop_new()};
+    loop_defer(x.l, post_from_here, &x); // before the loop runs: at the end of its first turn
+    loop_set_tick(x.l, note_tick, &x);
+    loop_run(x.l);
+    assert_string_equal(x.said, "tptd");
+    loop_free(x.l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_descriptor_is_told_as_long_as_it_is_ready),
@@ -342,6 +387,7 @@ int main(void) {
         cmocka_unit_test(posts_of_any_thread_arrive_once_in_order),
         cmocka_unit_test(a_post_from_a_callback_runs_and_a_stop_before_the_run_holds),
         cmocka_unit_test(the_tick_runs_each_turn_and_bounds_the_sleep),
+        cmocka_unit_test(what_is_deferred_runs_after_the_tick_of_the_same_turn),
         cmocka_unit_test(a_pool_refuses_beyond_its_limit_and_finishes_what_it_took),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

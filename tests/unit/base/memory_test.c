@@ -331,8 +331,38 @@ static void memory_is_short_while_an_address_space_is_at_its_limit(void **state)
     assert_false(is_short_now());
 }
 
+static void whole_numbers_are_written_as_printf_writes_them(void **state) {
+    (void)state;
+    static const int64_t values[] = {0, 7, -7, 10, 99, 100, INT32_MIN, INT64_MAX, INT64_MIN};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        buf ours = {0}, theirs = {0};
+        buf_put_int(&ours, values[i]);
+        buf_printf(&theirs, "%lld", (long long)values[i]);
+        assert_string_equal(ours.data, theirs.data);
+        assert_int_equal(ours.len, theirs.len);
+        buf_release(&ours);
+        buf_release(&theirs);
+    }
+}
+
+// Around the room that a buffer has, where a text is printed twice.
+static void a_printed_text_of_any_length_is_whole(void **state) {
+    (void)state;
+    for (int n = 0; n < 300; n++) {
+        buf b = {0};
+        buf_puts(&b, "x");
+        buf_printf(&b, "%0*d|", n, 1);
+        assert_int_equal(b.len, 1 + (n > 1 ? n : 1) + 1);
+        assert_int_equal(b.data[b.len - 1], '|');
+        assert_int_equal(strlen(b.data), b.len);
+        buf_release(&b);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(whole_numbers_are_written_as_printf_writes_them),
+        cmocka_unit_test(a_printed_text_of_any_length_is_whole),
         cmocka_unit_test(an_error_keeps_code_field_and_message),
         cmocka_unit_test(an_error_may_be_made_from_itself),
         cmocka_unit_test(a_message_is_always_whole_utf8),
