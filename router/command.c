@@ -1,7 +1,8 @@
 // Words of one Redis command. Owns the arena and the two arrays; whoever builds it owns the struct.
 #include "router/command.h"
+#include "base/buf.h"
 #include "base/err.h"
-#include <inttypes.h>
+#include "base/id.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,11 +20,18 @@ static void add(command *c, const char *p, size_t n) {
     c->len[c->argc++] = n;
 }
 
-void command_text(command *c, const char *s) { add(c, arena_strdup(&c->a, s), strlen(s)); }
+void command_text(command *c, const char *s) {
+    size_t n = strlen(s);
+    add(c, arena_dup(&c->a, s, n + 1), n);
+}
 
 void command_bytes(command *c, const void *p, size_t n) { add(c, p, n); }
 
-void command_int(command *c, int64_t v) { command_printf(c, "%" PRId64, v); }
+void command_int(command *c, int64_t v) {
+    char text[BUF_INT_TEXT];
+    size_t n = buf_int_text(v, text);
+    add(c, arena_dup(&c->a, text, n + 1), n);
+}
 
 void command_printf(command *c, const char *format, ...) {
     char text[512];
@@ -34,6 +42,24 @@ void command_printf(command *c, const char *format, ...) {
     if (n < 0 || (size_t)n >= sizeof text)
         fatal("a word of a command to Redis does not fit: \"%s\"", format);
     add(c, arena_dup(&c->a, text, (size_t)n + 1), (size_t)n);
+}
+
+void command_join(command *c, int n, const char *const *parts) {
+    size_t length[COMMAND_PARTS], total = 0;
+    if (n > COMMAND_PARTS)
+        fatal("a word of %d parts", n);
+    for (int i = 0; i < n; i++)
+        total += length[i] = strlen(parts[i]);
+    char *word = arena_alloc(&c->a, total + 1), *at = word;
+    for (int i = 0; i < n; i++)
+        at = mempcpy(at, parts[i], length[i]);
+    add(c, word, total);
+}
+
+void command_hex(command *c, uint64_t v) {
+    char text[17];
+    id_hex_u64(v, 16, text);
+    command_text(c, text);
 }
 
 void command_words(command *c, int n, const char *const *words) {

@@ -18,6 +18,9 @@ void command_text(command *c, const char *s);            // copied
 void command_bytes(command *c, const void *p, size_t n); // borrowed until it is sent
 void command_int(command *c, int64_t v);
 void command_printf(command *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define COMMAND_PARTS 8
+void command_join(command *c, int n, const char *const *parts);  // one word of n texts
+void command_hex(command *c, uint64_t v);                        // 16 digits
 void command_words(command *c, int n, const char *const *words); // copied
 void command_clear(command *c);                                  // ready for the next one
 void command_release(command *c);

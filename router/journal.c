@@ -1,5 +1,5 @@
 // Appending to the journal and making it durable. Owns the directory's lock, the segments and the
-// sync thread. Lines enter on any thread under the mutex, one write(2) each; the sync thread takes
+// sync thread. Lines enter on any thread under the mutex, a write(2) a call; the sync thread takes
 // the descriptors, calls fdatasync outside the mutex and posts to the watchers that asked. A write
 // that fails refuses new requests (journal_trouble) but never stops those that run: their record in
 // Redis is the other copy.
@@ -8,6 +8,7 @@
 #include "base/failpoint.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -19,7 +20,8 @@
 #include <unistd.h>
 
 #define SEGMENT_BYTES (8 << 20)
-#define SYNC_MS 5
+#define SYNC_MS 5     // what nobody waits for is durable after so long
+#define SHARE_US 200  // for each further line that a sync served, the next one may wait for more
 #define RETRY_MS 1000 // after a failed write, how long nothing is accepted
 
 struct journal_watch {
@@ -40,8 +42,10 @@ struct journal {
     int fd;
     int *old_fds; // full segments that wait for their last fdatasync
     size_t n_old_fds;
-    uint64_t written; // bytes appended in this life
-    bool is_torn, is_stopping;
+    uint64_t written;                   // bytes appended in this life
+    uint64_t wanted;                    // somebody waits until these are durable
+    int n_wanted;                       // wishes since the last sync
+    bool is_torn, is_stopping, is_idle; // is_idle: the thread waits for the next line
     journal_watch *watches;
     _Atomic uint64_t durable;
     _Atomic int64_t bytes;         // of all segments
@@ -130,7 +134,9 @@ static int append_locked(journal *j, const buf *line, err *e) {
     j->is_torn = false;
     if (write_locked(j, line->data, line->len, e))
         return -1;
-    pthread_cond_signal(&j->dirty);
+    if (j->is_idle)
+        pthread_cond_signal(&j->dirty);
+    j->is_idle = false;
     return 0;
 }
 
@@ -169,17 +175,22 @@ int journal_finish(journal *j, const usage_row *r, err *e) {
     return rc;
 }
 
-void journal_commit(journal *j, const char *id, uint64_t number) {
-    buf line = {0};
-    journal_format_line(&line, 'C', id, NULL);
+void journal_commit(journal *j, const journal_closed *closed, int n) {
+    buf lines = {0};
+    if (n == 0)
+        return;
+    for (int i = 0; i < n; i++)
+        journal_format_line(&lines, 'C', closed[i].id, NULL);
     pthread_mutex_lock(&j->mutex);
-    append_locked(j, &line, NULL); // lost: the next start closes it once more, without effect
-    journal_file *s = journal_file_find(&j->segments, number);
-    if (s)
-        s->n_open--;
+    append_locked(j, &lines, NULL); // lost: the next start closes them once more, without effect
+    for (int i = 0; i < n; i++) {
+        journal_file *s = journal_file_find(&j->segments, closed[i].segment);
+        if (s)
+            s->n_open--;
+    }
     remove_done_locked(j);
     pthread_mutex_unlock(&j->mutex);
-    buf_release(&line);
+    buf_release(&lines);
 }
 
 // ---- durability
@@ -216,25 +227,37 @@ static void sync_locked(journal *j) {
     tell_watchers_locked(j);
 }
 
+static bool is_behind(const journal *j, uint64_t upto) {
+    return journal_durable(j) < upto && !journal_has_failed(j);
+}
+
+// Until a line that somebody waits for is not durable, or any line for SYNC_MS. false: the end.
+static bool wait_locked(journal *j) {
+    while (!is_behind(j, j->written)) {
+        if (j->is_stopping)
+            return false;
+        j->is_idle = true;
+        pthread_cond_wait(&j->dirty, &j->mutex);
+    }
+    j->is_idle = false;
+    if (!is_behind(j, j->wanted) && !j->is_stopping)
+        thread_cond_wait_us(&j->dirty, &j->mutex, SYNC_MS * 1000);
+    return true;
+}
+
+// The more wishes a sync answers, the longer the next one waits for company: one at a time nobody
+// waits for the clock, under load a sync serves many.
 static void *run_sync(void *ctx) {
     journal *j = ctx;
     pthread_mutex_lock(&j->mutex);
-    for (;;) {
-        bool is_behind = atomic_load(&j->durable) < j->written && !atomic_load(&j->has_failed);
-        if (is_behind) {
-            int64_t began = clock_mono_ms();
-            sync_locked(j);
-            int64_t rest = began + SYNC_MS - clock_mono_ms();
-            bool stopping = j->is_stopping;
-            pthread_mutex_unlock(&j->mutex);
-            if (rest > 0 && !stopping)
-                clock_sleep_ms((int)rest);
-            pthread_mutex_lock(&j->mutex);
-        } else if (j->is_stopping) {
-            break;
-        } else {
-            pthread_cond_wait(&j->dirty, &j->mutex);
-        }
+    while (wait_locked(j)) {
+        int rest_us = j->is_stopping ? 0 : (j->n_wanted - 1) * SHARE_US;
+        j->n_wanted = 0;
+        sync_locked(j);
+        pthread_mutex_unlock(&j->mutex);
+        if (rest_us > 0)
+            clock_sleep_us(rest_us < SYNC_MS * 1000 ? rest_us : SYNC_MS * 1000);
+        pthread_mutex_lock(&j->mutex);
     }
     pthread_mutex_unlock(&j->mutex);
     return NULL;
@@ -266,13 +289,21 @@ void journal_watch_free(journal *j, journal_watch *w) {
     free(w);
 }
 
+static void wish_locked(journal *j, journal_watch *w, uint64_t end) {
+    w->wants = true;
+    j->n_wanted++;
+    if (end > j->wanted)
+        j->wanted = end;
+    pthread_cond_signal(&j->dirty);
+}
+
 // The line may have become durable before the wish was known: then the watcher hears at once.
 void journal_want(journal *j, journal_watch *w, uint64_t end) {
     pthread_mutex_lock(&j->mutex);
     if (atomic_load(&j->durable) >= end || atomic_load(&j->has_failed))
         mailbox_post(w->m, w->fn, NULL);
     else
-        w->wants = true;
+        wish_locked(j, w, end);
     pthread_mutex_unlock(&j->mutex);
 }
 
@@ -350,7 +381,7 @@ int journal_open(const char *dir, int64_t limit_bytes,
     j->fd = j->lock_fd = j->dir_fd = -1;
     j->limit_bytes = limit_bytes;
     pthread_mutex_init(&j->mutex, NULL);
-    pthread_cond_init(&j->dirty, NULL);
+    thread_cond_init(&j->dirty);
     int n = snprintf(j->dir, sizeof j->dir, "%s", dir);
     if (n < 0 || (size_t)n >= sizeof j->dir) {
         release(j);
@@ -360,8 +391,7 @@ int journal_open(const char *dir, int64_t limit_bytes,
         release(j);
         return -1;
     }
-    if (pthread_create(&j->thread, NULL, run_sync, j))
-        fatal("cannot start the journal's thread");
+    thread_start(&j->thread, "journal", run_sync, j);
     *out = j;
     return 0;
 }

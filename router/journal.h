@@ -1,7 +1,7 @@
 // The gateway's journal on its own disk: what it accepted (A), how it ended (F), that its row is
-// committed (C). Lines are appended by any thread and made durable by one thread that calls
-// fdatasync at most every 5 ms. Segments go, the oldest first, when all ids accepted in them have
-// their C. Internal to router/.
+// committed (C). Lines are appended by any thread and made durable by one thread: those that
+// somebody waits for at once (many together under load), the others within 5 ms. Segments go, the
+// oldest first, when all ids accepted in them have their C. Internal to router/.
 #ifndef ROUTER_JOURNAL_H
 #define ROUTER_JOURNAL_H
 #include <stdbool.h>
@@ -34,7 +34,12 @@ void journal_close(journal *j); // makes durable what was appended
 // ERR_DEPENDENCY: the journal is full, or the disk.
 int journal_accept(journal *j, const char *id, const usage_meta *m, journal_mark *mark, err *e);
 int journal_finish(journal *j, const usage_row *r, err *e);
-void journal_commit(journal *j, const char *id, uint64_t segment);
+
+typedef struct journal_closed { // an id whose row is committed, and where its A stands
+    const char *id;
+    uint64_t segment;
+} journal_closed;
+void journal_commit(journal *j, const journal_closed *closed, int n);
 
 // fn is posted to the mailbox once journal_durable has reached `end`, or the disk has failed; later
 // wishes of the same watch are joined to the next fdatasync.

@@ -25,12 +25,15 @@ static uint32_t checksum(const char *p, size_t n) {
 void journal_format_line(buf *out, char kind, const char *id, const char *text) {
     size_t start = out->len;
     buf_puts(out, "00000000 ");
-    buf_printf(out, "%c %s", kind, id);
-    if (text)
-        buf_printf(out, " %s", text);
+    buf_put(out, (char[]){kind, ' '}, 2);
+    buf_puts(out, id);
+    if (text) {
+        buf_put(out, " ", 1);
+        buf_puts(out, text);
+    }
     size_t from = start + CRC_DIGITS + 1;
     char crc[CRC_DIGITS + 1];
-    snprintf(crc, sizeof crc, "%08" PRIx32, checksum(out->data + from, out->len - from));
+    id_hex_u64(checksum(out->data + from, out->len - from), CRC_DIGITS, crc);
     memcpy(out->data + start, crc, CRC_DIGITS);
     buf_puts(out, "\n");
 }

@@ -111,6 +111,7 @@ static void begin(router *r) {
         return;
     r->is_beginning = true;
     r->gateway = id_random_u64() | 1; // never 0
+    memset(r->tenants, 0, sizeof r->tenants);
     snprintf(r->read_from, sizeof r->read_from, "0-0");
     command_text(&r->c, "MULTI");
     command_send(&r->c, r->calls, NULL, NULL);

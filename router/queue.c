@@ -84,7 +84,9 @@ int queue_prepare(redis *r, err *e) {
 
 // ---- worker side
 
-static void put_prefix(command *c, const char *tier) { command_printf(c, "tg:{%s}:", tier); }
+static void put_prefix(command *c, const char *tier) {
+    command_join(c, 3, (const char *const[]){"tg:{", tier, "}:"});
+}
 
 static void put_charges(command *c, const queue_charge *charges, int n) {
     for (int i = 0; i < n; i++) {

@@ -15,13 +15,14 @@ static void put_keys(command *c, const char *function, const usage_meta *m, cons
     command_text(c, "FCALL");
     command_text(c, function);
     command_int(c, 3 + (int64_t)strlen(m->scopes));
-    command_printf(c, "tg:{%s}:open", m->tenant);
-    command_printf(c, "tg:{%s}:r:%s", m->tenant, id);
-    command_printf(c, "tg:{%s}:idem:%s", m->tenant, m->idem[0] ? m->idem : "-");
+    command_join(c, 3, (const char *const[]){"tg:{", m->tenant, "}:open"});
+    command_join(c, 4, (const char *const[]){"tg:{", m->tenant, "}:r:", id});
+    command_join(c, 4,
+                 (const char *const[]){"tg:{", m->tenant, "}:idem:", m->idem[0] ? m->idem : "-"});
     for (const char *s = m->scopes; *s; s++) {
         char name[96];
         usage_scope_name(m, *s, name, sizeof name);
-        command_printf(c, "tg:{%s}:s:%s", m->tenant, name);
+        command_join(c, 4, (const char *const[]){"tg:{", m->tenant, "}:s:", name});
     }
 }
 
@@ -49,14 +50,14 @@ void quota_hold_command(const usage_meta *m, const char *id, uint64_t gateway,
     buf meta = {0};
     put_keys(out, "tg3_hold", m, id);
     command_text(out, id);
-    command_printf(out, "%016" PRIx64, gateway);
+    command_hex(out, gateway);
     command_int(out, d->prompt);
     command_int(out, d->want);
     command_int(out, d->n_choices);
     command_int(out, d->need);
     command_int(out, m->price_in);
     command_int(out, m->price_out);
-    command_printf(out, "%016" PRIx64, id_random_u64()); // nonce
+    command_hex(out, id_random_u64()); // nonce
     command_text(out, body_hash);
     usage_meta_put(m, &meta);
     command_text(out, meta.data);

@@ -14,7 +14,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define GATHER_MS 20
 #define BACKOFF_MIN_MS 100
@@ -58,7 +57,8 @@ void recorder_push(recorder *r, recorder_entry *x) {
         r->first = x;
     r->last = x;
     r->n++;
-    pthread_cond_signal(&r->some);
+    if (r->n == 1 || r->n == USAGE_BATCH) // in between it gathers
+        pthread_cond_signal(&r->some);
     pthread_mutex_unlock(&r->mutex);
 }
 
@@ -203,15 +203,6 @@ static int insert_patiently(recorder *r, recorder_entry **batch, int n) {
 
 // ---- the thread
 
-static void wait_some(recorder *r, int ms) {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += (long)ms * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&r->some, &r->mutex, &until);
-}
-
 // Waits for the first row, then a little for more. 0: the end.
 static int gather(recorder *r, recorder_entry **batch) {
     pthread_mutex_lock(&r->mutex);
@@ -219,7 +210,7 @@ static int gather(recorder *r, recorder_entry **batch) {
         pthread_cond_wait(&r->some, &r->mutex);
     int64_t until = clock_mono_ms() + GATHER_MS;
     while (r->n < USAGE_BATCH && !r->is_stopping && clock_mono_ms() < until)
-        wait_some(r, (int)(until - clock_mono_ms()));
+        thread_cond_wait_us(&r->some, &r->mutex, (until - clock_mono_ms()) * 1000);
     int n = 0;
     for (; r->first && n < USAGE_BATCH; n++) {
         batch[n] = r->first;
@@ -232,10 +223,17 @@ static int gather(recorder *r, recorder_entry **batch) {
     return n;
 }
 
+static void commit_lines(recorder *r, recorder_entry *const *batch, int n) {
+    journal_closed closed[USAGE_BATCH];
+    int k = 0;
+    for (int i = 0; i < n; i++)
+        if (batch[i]->segment && !batch[i]->is_refused)
+            closed[k++] = (journal_closed){batch[i]->row.id, batch[i]->segment};
+    journal_commit(r->j, closed, k);
+}
+
 static void tell(recorder *r, recorder_entry *x) {
     metric_set(r->waiting_gauge, atomic_fetch_sub(&r->waiting, 1) - 1);
-    if (x->segment && !x->is_refused)
-        journal_commit(r->j, x->row.id, x->segment);
     if (!x->owner) {
         free_entry(x);
         return;
@@ -262,6 +260,7 @@ static void *run(void *ctx) {
         failpoint("commit.after");
         settle_all(r, batch, n, true);
         failpoint("drop.after");
+        commit_lines(r, batch, n);
         for (int i = 0; i < n; i++)
             tell(r, batch[i]);
         atomic_store(&r->oldest_ms, 0);
@@ -286,8 +285,7 @@ recorder *recorder_open(const config *c, journal *j) {
                                 "Batches of usage rows that had to be sent again.");
     r->waiting_gauge =
         metric_gauge("tiergate_usage_waiting", "", "Usage rows that wait for their commit.");
-    if (pthread_create(&r->thread, NULL, run, r))
-        fatal("cannot start the recorder's thread");
+    thread_start(&r->thread, "recorder", run, r);
     return r;
 }
 

@@ -10,6 +10,7 @@
 
 #define HOLDS_MOST 8 // a scope per MISS, and once more when the library was missing
 #define LOST_MS 1000
+#define NAMED_MS 1000 // so long a tenant is not named again
 
 // ---- what is asked for
 
@@ -218,6 +219,25 @@ static void accept(request *q, int granted, const char *bound) {
     request_enqueue(q, NULL);
 }
 
+static tenant_slot *tenant_slot_of(const request *q) {
+    const char *random = q->meta->tenant + ID_UUID_TEXT - 3; // the last digits of a UUIDv7
+    return &q->r->tenants[(unsigned)(random[0] * 31 + random[1]) % TENANT_SLOTS];
+}
+
+static bool is_named(const request *q) {
+    const tenant_slot *t = tenant_slot_of(q);
+    return clock_mono_ms() < t->until_ms && strcmp(t->tenant, q->meta->tenant) == 0;
+}
+
+// The hold succeeded, and with it what was sent before it.
+static void note_named(const request *q) {
+    tenant_slot *t = tenant_slot_of(q);
+    if (is_named(q))
+        return; // named again once a second, in case a failover lost it
+    memcpy(t->tenant, q->meta->tenant, sizeof t->tenant);
+    t->until_ms = clock_mono_ms() + NAMED_MS;
+}
+
 static void on_hold(void *ctx, const redis_value *v) {
     request *q = ctx;
     quota_answer a;
@@ -233,6 +253,7 @@ static void on_hold(void *ctx, const redis_value *v) {
     }
     switch (a.verdict) {
     case QUOTA_OK:
+        note_named(q);
         failpoint("hold.after"); // B
         accept(q, a.granted, a.kind);
         break;
@@ -269,6 +290,15 @@ done:
     request_unref(q);
 }
 
+// The sweep finds records by their tenants.
+static void name_tenant(request *q) {
+    router *r = q->r;
+    if (is_named(q))
+        return;
+    command_words(&r->c, 3, (const char *const[]){"SADD", "tg:tenants", q->meta->tenant});
+    command_send(&r->c, r->calls, NULL, NULL);
+}
+
 void request_hold(request *q) {
     router *r = q->r;
     quota_demand d = demand_of(q);
@@ -276,8 +306,7 @@ void request_hold(request *q) {
         request_refuse_away(q, "the quota cannot be read");
         return;
     }
-    command_words(&r->c, 3, (const char *const[]){"SADD", "tg:tenants", q->meta->tenant});
-    command_send(&r->c, r->calls, NULL, NULL);
+    name_tenant(q);
     quota_hold_command(q->meta, q->id, r->gateway, q->spec->body_hash, &d, q->limits, &r->c);
     request_ref(q);
     command_send(&r->c, r->calls, on_hold, q);

@@ -27,6 +27,7 @@
 #define FULL_SLOTS 64
 #define SESSION_BYTES 16   // of the SHA-256 that names a session
 #define SESSION_CHAINS 256 // by the first byte
+#define TENANT_SLOTS 64
 
 typedef struct quota_loader quota_loader;
 
@@ -130,6 +131,11 @@ typedef struct full_slot { // a tenant whose queue was full a moment ago
     int64_t until_ms, retry_ms;
 } full_slot;
 
+typedef struct tenant_slot { // a tenant that stood in tg:tenants a moment ago
+    char tenant[ID_UUID_TEXT];
+    int64_t until_ms;
+} tenant_slot;
+
 typedef struct router_slot { // what other threads see of a router; the list is under shared.mutex
     struct router_slot *next;
     mailbox *box;
@@ -186,6 +192,7 @@ struct router {
     fence_slot fences[FENCE_SLOTS];
     full_slot fulls[FULL_SLOTS];
     int next_full;
+    tenant_slot tenants[TENANT_SLOTS]; // of this incarnation
     bool is_draining, is_closing;
     void (*drained)(void *ctx);
     void *drained_ctx;

@@ -68,11 +68,13 @@ static const field row_fields[] = {
 static void put_fields(const field *f, size_t n, const void *from, buf *out) {
     for (size_t i = 0; i < n; i++) {
         const char *at = (const char *)from + f[i].at;
-        buf_printf(out, "%s\"%s\":", i ? "," : "{", f[i].name);
+        buf_put(out, i ? ",\"" : "{\"", 2);
+        buf_puts(out, f[i].name);
+        buf_put(out, "\":", 2);
         if (f[i].kind == FIELD_INT)
-            buf_printf(out, "%d", *(const int *)(const void *)at);
+            buf_put_int(out, *(const int *)(const void *)at);
         else if (f[i].kind == FIELD_INT64)
-            buf_printf(out, "%" PRId64, *(const int64_t *)(const void *)at);
+            buf_put_int(out, *(const int64_t *)(const void *)at);
         else
             buf_put_json(out, at, strlen(at));
     }
@@ -159,10 +161,11 @@ void usage_row_settle(usage_row *r, const quota_settlement *s) {
 
 void usage_scope_name(const usage_meta *m, char letter, char *out, size_t n) {
     const char *what = letter == 'u' ? m->user : letter == 'k' ? m->key : m->model;
-    if (letter == 't')
-        snprintf(out, n, "t");
-    else
-        snprintf(out, n, "%c:%s", letter, what);
+    size_t length = letter == 't' ? 0 : strnlen(what, n - 3);
+    out[0] = letter;
+    out[1] = ':';
+    memcpy(out + 2, what, length);
+    out[letter == 't' ? 1 : 2 + length] = '\0';
 }
 
 // ---- Postgres
@@ -200,15 +203,16 @@ static const char insert_sql[] =
 
 static void put_text_element(buf *b, const char *s) {
     buf_puts(b, "\"");
-    for (; *s; s++) {
-        if (*s == '"' || *s == '\\')
-            buf_puts(b, "\\");
-        buf_put(b, s, 1);
+    for (size_t n; *s; s += n) {
+        n = strcspn(s, "\"\\");
+        buf_put(b, s, n);
+        if (s[n]) {
+            buf_put(b, "\\", 1);
+            buf_put(b, s + n++, 1);
+        }
     }
     buf_puts(b, "\"");
 }
-
-static void put_int_element(buf *b, int64_t v) { buf_printf(b, "%" PRId64, v); }
 
 static void put_trace_text(buf *b, const char *name, const char *text) {
     buf_printf(b, "\"%s\":", name);
@@ -247,15 +251,15 @@ static void put_row(buf columns[N_COLUMNS], const usage_row *r) {
         buf *b = &columns[i];
         buf_puts(b, b->len ? "," : "{");
         if (i == 4)
-            put_int_element(b, r->at_ms);
+            buf_put_int(b, r->at_ms);
         else if (i == 5)
-            put_int_element(b, r->meta.accepted_ms);
+            buf_put_int(b, r->meta.accepted_ms);
         else if (i < 12)
             put_text_element(b, text[i]);
         else if (i == TRACE_COLUMN)
             put_text_element(b, trace.data);
         else
-            put_int_element(b, numbers[i - 12]);
+            buf_put_int(b, numbers[i - 12]);
     }
     buf_release(&trace);
 }

@@ -99,7 +99,7 @@ static void what_has_no_commit_is_found_as_it_was_written(void **state) {
     journal_mark mark = accept(j, &done);
     assert_int_equal(journal_finish(j, &finished, NULL), 0);
     assert_int_equal(journal_finish(j, &done, NULL), 0);
-    journal_commit(j, done.id, mark.segment);
+    journal_commit(j, &(journal_closed){done.id, mark.segment}, 1);
     journal_close(j);
     j = open_journal(1 << 30, &f);
     assert_int_equal(f.n, 2);
@@ -113,8 +113,9 @@ static void what_has_no_commit_is_found_as_it_was_written(void **state) {
                         f.ids[i].row.first_token_ms == -1);
     }
     assert_true(f.ids[0].is_finished != f.ids[1].is_finished);
-    journal_commit(j, f.ids[0].row.id, f.ids[0].segment);
-    journal_commit(j, f.ids[1].row.id, f.ids[1].segment);
+    journal_closed both[] = {{f.ids[0].row.id, f.ids[0].segment},
+                             {f.ids[1].row.id, f.ids[1].segment}};
+    journal_commit(j, both, 2);
     journal_close(j);
     j = open_journal(1 << 30, &f);
     assert_int_equal(f.n, 0);
@@ -198,12 +199,12 @@ static void segments_go_when_all_their_ids_are_committed_the_oldest_first(void *
     while (last < of_first.segment + 2) { // three segments of 8 MiB
         usage_row r = make_row();
         journal_mark mark = accept(j, &r);
-        journal_commit(j, r.id, mark.segment);
+        journal_commit(j, &(journal_closed){r.id, mark.segment}, 1);
         last = mark.segment;
     }
     assert_int_equal(count_segments(), 3); // the first id keeps all behind it
     int64_t full = journal_bytes(j);
-    journal_commit(j, first.id, of_first.segment);
+    journal_commit(j, &(journal_closed){first.id, of_first.segment}, 1);
     assert_int_equal(count_segments(), 1);
     assert_true(journal_bytes(j) < full / 4);
     journal_close(j);
