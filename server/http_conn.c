@@ -311,6 +311,8 @@ static int read_in(conn *c) {
             buf_put(&c->in, c->reactor->scratch, got);
             take_input(c);
         }
+        if (c->state == CONN_CLOSED || (got < SCRATCH_BYTES && !io_has_more(c)))
+            return 0; // there is no more now, or the loop tells
     }
     return 0;
 }
@@ -358,7 +360,7 @@ static bool is_over(const conn *c) {
     return c->state == CONN_BODY || (c->state == CONN_HEAD && conn_pending(c) == 0);
 }
 
-void conn_settle(conn *c) {
+static void settle(conn *c, bool is_readable) {
     if (c->state == CONN_CLOSED)
         return;
     c->wants_write = false;
@@ -372,7 +374,7 @@ void conn_settle(conn *c) {
         return;
     }
     take_input(c); // what a kept connection had sent ahead
-    if (read_in(c) || (c->state != CONN_CLOSED && write_out(c))) {
+    if ((is_readable && read_in(c)) || (c->state != CONN_CLOSED && write_out(c))) {
         conn_close(c);
         return;
     }
@@ -387,6 +389,9 @@ void conn_settle(conn *c) {
     if (c->state != CONN_CLOSED)
         set_interest(c);
 }
+
+// Does not read: what the client sends, the loop tells.
+void conn_settle(conn *c) { settle(c, false); }
 
 // The client's FIN: over TLS it is gone, whatever stands unread. On a plain listener it may have
 // closed its writing side only, which is believed right after a request's end; the write error will
@@ -411,7 +416,7 @@ static void on_event(void *ctx, uint32_t events) {
             return;
         }
     }
-    conn_settle(c);
+    settle(c, true);
 }
 
 // ---- deadlines

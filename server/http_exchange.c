@@ -11,6 +11,7 @@
 #include <string.h>
 #include <strings.h>
 
+#define HEX_MOST 16      // digits of a chunk's size
 #define READER_BLOCK 256 // libmicrohttpd never gets a streamed byte from us
 
 static void must_own(const exchange *x) {
@@ -274,12 +275,17 @@ static void put_stream(exchange *x, const void *p, size_t n) {
 }
 
 static void put_framed(exchange *x, const void *p, size_t n) {
-    char size[24];
+    char size[2 + HEX_MOST + 1];
     if (x->is_http10) {
         put_stream(x, p, n);
         return;
     }
-    put_stream(x, size, (size_t)snprintf(size, sizeof size, "%zx\r\n", n));
+    int digits = 1;
+    while (digits < HEX_MOST && n >> (4 * digits))
+        digits++;
+    id_hex_u64(n, digits, size);
+    memcpy(size + digits, "\r\n", 2);
+    put_stream(x, size, (size_t)digits + 2);
     put_stream(x, p, n);
     put_stream(x, "\r\n", 2);
 }

@@ -168,7 +168,7 @@ void conn_open(reactor *r, int fd, const char *peer, bool is_refused);
 void conn_close(conn *c);      // at once; tells the exchange
 void conn_mark_dirty(conn *c); // look at it at the end of the turn
 void conn_end(conn *c);        // no request will follow: writes what waits, then closes
-void conn_settle(conn *c);     // writes, reads on, sets what to wait for
+void conn_settle(conn *c);     // takes what was read, writes, sets what to wait for
 void conn_put(conn *c, const void *p, size_t n);
 bool conn_flush(conn *c); // writes what waits; false: the socket did not take all of it
 void conn_refuse(conn *c, int status, const err *e); // answers for the transport and ends
@@ -181,6 +181,7 @@ int64_t conn_pending(const conn *c);
 typedef enum io_result { IO_OK, IO_AGAIN, IO_END, IO_BROKEN } io_result;
 io_result io_handshake(conn *c);
 io_result io_read(conn *c, char *p, size_t n, size_t *got); // IO_END: close_notify or FIN
+bool io_has_more(const conn *c); // bytes that TLS has read and not given; the loop does not tell
 io_result io_write(conn *c, const char *p, size_t n, size_t *took);
 void io_end_writing(conn *c); // close_notify and FIN
 

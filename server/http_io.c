@@ -48,6 +48,8 @@ io_result io_read(conn *c, char *p, size_t n, size_t *got) {
     return r > 0 ? IO_OK : IO_END;
 }
 
+bool io_has_more(const conn *c) { return c->ssl && SSL_has_pending(c->ssl); }
+
 io_result io_write(conn *c, const char *p, size_t n, size_t *took) {
     *took = 0;
     if (c->ssl) {
