@@ -38,6 +38,7 @@ step unit $make unit
 step unit-asan $make MODE=asan unit
 step fuzz-smoke $make fuzz-smoke
 step integration $make integration
+step bench-gateway $make bench-gateway BENCH_SMOKE=1
 step model $make model-quick
 step faults $make faults-quick
 step soak-asan $make MODE=asan SOAK_SECONDS=15 SOAK_CONNECTIONS=1000 soak

@@ -2,6 +2,7 @@
 # Installs the Debian packages that are missing: says which ones and why, then asks apt for them by name.
 #   tools/install.sh run      what building and running needs
 #   tools/install.sh check    also what the tests need
+#   tools/install.sh bench    what building, running and `make bench-gateway` need
 # Needs root or sudo only when something is missing. The servers that come with packages are not started: tiergate runs its own.
 set -euo pipefail
 
@@ -11,10 +12,13 @@ run="redis-server postgresql python3 python3-pip curl ca-certificates"
 check="libcmocka-dev libsimde-dev g++ clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3-venv nodejs npm git
        procps spin"
 
+bench="nginx-light nodejs npm procps"
+
 case ${1:-run} in
 run) wanted="$build $run" ;;
 check) wanted="$build $run $check" ;;
-*) echo "usage: tools/install.sh run|check" >&2; exit 2 ;;
+bench) wanted="$build $run $bench" ;;
+*) echo "usage: tools/install.sh run|check|bench" >&2; exit 2 ;;
 esac
 
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
