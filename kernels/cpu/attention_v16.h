@@ -139,7 +139,90 @@ static void soften(const tile *t, int i, int visible) {
     v16_store(t->chunk.weight + i * 16, total);
 }
 
-static void attend_block(const tile *t, int key, int n) {
+// ---- few queries (decoding): K and V go straight from the cache into the sums, for the copy that
+// many queries share would cost more than the sums. The order is madd_tile's, and so are the bits.
+// wide: runs of 16 keys, or of 16 dimensions, at once, so that few queries have chains enough.
+
+V16 void scores_of(const tile *t, int queries, int wide, int key, int n) {
+    const kv_layer *kv = t->it->args->kv;
+    for (int run = 0; run < n; run += 16 * wide) {
+        const uint16_t *k[V16_WIDE];
+        v16 sum[V16_QUERIES * V16_WIDE];
+        UNROLL for (int i = 0; i < queries * wide; i++) sum[i] = v16_set1(0);
+        UNROLL for (int j = 0; j < wide; j++) {
+            int at = key + run + (run + 16 * j < n ? 16 * j : 0); // past the end: masked later
+            k[j] = (const uint16_t *)kv->k + kv_key_index(kv, t->it->span, t->it->kv_head, at);
+        }
+        for (int d = 0; d < t->dim; d++)
+            UNROLL for (int j = 0; j < wide; j++, k[j - 1] += kv->page_tokens) {
+                v16 x = v16_load_f16(k[j]);
+                UNROLL for (int i = 0; i < queries; i++) sum[i * wide + j] =
+                    v16_fma(v16_set1(t->q[(size_t)i * t->width + (size_t)d]), x, sum[i * wide + j]);
+            }
+        UNROLL for (int i = 0; i < queries; i++) UNROLL for (int j = 0; j < wide; j++)
+            v16_store(t->s + i * KEYS + run + 16 * j, sum[i * wide + j]);
+    }
+}
+
+V16 void values_of(const tile *t, int queries, int wide, int key, int n) {
+    const kv_layer *kv = t->it->args->kv;
+    for (int d = 0; d < t->dim; d += 16 * wide) {
+        v16 sum[V16_QUERIES * V16_WIDE];
+        UNROLL for (int i = 0; i < queries * wide; i++) sum[i] = v16_set1(0);
+        for (int run = 0; run < n; run += 16) {
+            const uint16_t *v = (const uint16_t *)kv->v + d +
+                                kv_value_index(kv, t->it->span, t->it->kv_head, key + run);
+            for (int k = run; k < run + lanes(n - run); k++, v += t->dim)
+                UNROLL for (int j = 0; j < wide; j++) {
+                    v16 x = v16_load_f16(v + 16 * j);
+                    UNROLL for (int i = 0; i < queries; i++) sum[i * wide + j] =
+                        v16_fma(v16_set1(t->s[i * KEYS + k]), x, sum[i * wide + j]);
+                }
+        }
+        UNROLL for (int i = 0; i < queries; i++) UNROLL for (int j = 0; j < wide; j++) {
+            float *value = t->chunk.value + (size_t)i * t->width + d + 16 * j;
+            v16_store(value, v16_add(v16_load(value), sum[i * wide + j]));
+        }
+    }
+}
+
+static bool is_few(const tile *t) {
+    return t->n <= V16_QUERIES && t->dim % (16 * V16_WIDE) == 0 && t->it->args->kv->type == KV_F16;
+}
+
+#define EACH_FEW(fn)                                                                               \
+    switch (t->n) {                                                                                \
+    case 1:                                                                                        \
+        fn(t, 1, V16_WIDE, key, n);                                                                \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        fn(t, 2, V16_WIDE, key, n);                                                                \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        fn(t, 3, V16_WIDE, key, n);                                                                \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        fn(t, 4, 1, key, n);                                                                       \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        fn(t, 5, 1, key, n);                                                                       \
+        break;                                                                                     \
+    case 6:                                                                                        \
+        fn(t, 6, 1, key, n);                                                                       \
+        break;                                                                                     \
+    case 7:                                                                                        \
+        fn(t, V16_QUERIES > 6 ? 7 : 6, 1, key, n);                                                 \
+        break;                                                                                     \
+    default:                                                                                       \
+        fn(t, V16_QUERIES, 1, key, n);                                                             \
+    }
+
+static void few_scores(const tile *t, int key, int n) { EACH_FEW(scores_of) }
+static void few_values(const tile *t, int key, int n) { EACH_FEW(values_of) }
+
+// ---- many queries share a copy of K and V
+
+static void many_scores(const tile *t, int key, int n) {
     load_keys(t, key, n);
     memset(t->s, 0, (size_t)t->n * KEYS * sizeof(float));
     madd_all((madd){.a = t->q,
@@ -150,13 +233,9 @@ static void attend_block(const tile *t, int key, int n) {
                     .ldc = KEYS,
                     .k = t->dim},
              t->n, KEYS / 16);
-    for (int i = 0; i < t->n; i++) {
-        int visible = query_position(t, i) + 1 - key;
-        if (visible > 0)
-            soften(t, i, visible < KEYS ? visible : KEYS);
-        else
-            memset(t->s + (size_t)i * KEYS, 0, KEYS * sizeof(float));
-    }
+}
+
+static void many_values(const tile *t, int n) {
     madd_all((madd){.a = t->s,
                     .lda = KEYS,
                     .b = t->v,
@@ -165,6 +244,25 @@ static void attend_block(const tile *t, int key, int n) {
                     .ldc = t->width,
                     .k = n},
              t->n, (int)(t->width / 16));
+}
+
+static void attend_block(const tile *t, int key, int n) {
+    bool few = is_few(t);
+    if (few)
+        few_scores(t, key, n);
+    else
+        many_scores(t, key, n);
+    for (int i = 0; i < t->n; i++) {
+        int visible = query_position(t, i) + 1 - key;
+        if (visible > 0)
+            soften(t, i, visible < KEYS ? visible : KEYS);
+        else
+            memset(t->s + (size_t)i * KEYS, 0, KEYS * sizeof(float));
+    }
+    if (few)
+        few_values(t, key, n);
+    else
+        many_values(t, n);
 }
 
 // total += chunk. A query that sees no key of the chunk has a weight of e^-inf = 0 there.

@@ -157,7 +157,7 @@ def main():
     if not a.only:
         bench_gemm(a, report)
     models = [("SmolLM2-135M Q4_1", lambda: a.models / "SmolLM2-135M-Instruct.Q4_1.gguf", REAL)]
-    if not a.smoke:
+    if a.only or not a.smoke:
         kinds = [("0.5b", "q4_0"), ("0.5b", "q4_k_m"), ("0.5b", "q8_0"), ("1.5b", "q4_k_m")] + ([("7b", "q4_0")] if a.seven else [])
         models += [(f"Qwen2.5 {shape} {kind} (random weights)", lambda s=shape, k=kind: synthetic(a, s, k), SMALL) for shape, kind in kinds]
     for title, path, targets in models:
