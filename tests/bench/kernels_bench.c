@@ -88,7 +88,7 @@ static void run_product(void *ctx) {
 
 static product product_open(ops *o, weight_type t, int n_out, int n_in) {
     uint8_t *data = random_weights(t, n_out, n_in);
-    weight_source source = {"bench", t, data, n_out, n_in};
+    weight_source source = {.name = "bench", .type = t, .data = data, .n_out = n_out, .n_in = n_in};
     product p = {.o = o, .n_out = n_out, .n_in = n_in};
     err e = {0};
     do {
