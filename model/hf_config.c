@@ -72,6 +72,7 @@ static int check_harmless(const json_fields *f, err *e) {
         {"num_experts", "0"},
         {"num_local_experts", "0"},
         {"use_sliding_window", "false"},
+        {"rope_interleaved", "false"},
         {"auto_map", "null"},
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {

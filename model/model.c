@@ -140,6 +140,8 @@ int model_open(const char *path, const char *template_name, model **out, err *e)
     if (model_open_parts(path, &m, e))
         return -1;
     if (choose_template(m, template_name, e)) {
+        if (gguf_version(m->file) == 0)
+            hf_explain(e);
         model_close(m);
         return err_wrap(e, "%.200s", path);
     }

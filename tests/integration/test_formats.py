@@ -46,8 +46,8 @@ def test_a_directory_says_what_its_gguf_says(install, tmp_path, model_file):
     assert "Paris" in from_directory[0][0]
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in FIXTURES.iterdir() if p.is_dir()))
-def test_every_small_directory_is_served(install, name):
+@pytest.mark.parametrize("name", ["llama3-f16-sharded-tied", "awq-qwen2", "gptq-v2-qwen2-act-order"])
+def test_a_small_directory_is_served(install, name):
     served = install(model=FIXTURES / name).start()
     gateway = served.gateway()
     status, _, body = gateway.post("/v1/chat/completions", gateway.chat(max_tokens=8, ignore_eos=True))

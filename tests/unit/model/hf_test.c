@@ -173,6 +173,7 @@ static const change changes[] = {
     {GP, C, "quantization_config.pack_dtype", "\"int16\"", "pack_dtype is \"int16\"; int32 is"},
     {GP, C, "quantization_config.dynamic", "{\"+:.*\":{\"bits\":8}}", "dynamic is {"},
     {GP, C, "quantization_config.dynamic", "{}", NULL},
+    {LL, C, "rope_interleaved", "true", "config.json: rope_interleaved is true"},
     // sizes
     {LL, C, "num_hidden_layers", NULL, "config.json: num_hidden_layers is missing"},
     {LL, C, "num_hidden_layers", "0", "config.json: num_hidden_layers is 0; 1 to"},
@@ -454,6 +455,20 @@ static void groups_of_act_order_are_whole_and_there(void **state) {
     }
 }
 
+static void a_chat_template_of_its_own_wants_a_setting(void **state) {
+    (void)state;
+    copy c = copy_of(LL);
+    model *m = NULL;
+    err e = {0};
+    put_file(&c, "chat_template.jinja", "{{ x }}", 7);
+    assert_int_equal(model_open(c.path, NULL, &m, &e), -1);
+    assert_non_null(
+        strstr(e.message, ": chat_template is none that is built in; set [model NAME]"));
+    assert_int_equal(model_open(c.path, "qwen2.5", &m, &e), 0);
+    model_close(m);
+    drop(&c);
+}
+
 static void two_directories_with_other_weights_have_other_revisions(void **state) {
     (void)state;
     copy c = copy_of(LL);
@@ -479,6 +494,7 @@ int main(void) {
         cmocka_unit_test(a_directory_says_what_it_holds),
         cmocka_unit_test(tokens_of_the_generation_config_end_an_answer),
         cmocka_unit_test(groups_of_act_order_are_whole_and_there),
+        cmocka_unit_test(a_chat_template_of_its_own_wants_a_setting),
         cmocka_unit_test(two_directories_with_other_weights_have_other_revisions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
