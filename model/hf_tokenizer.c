@@ -89,9 +89,9 @@ static int read_normalizer(const json_fields *f, bool *nfc, err *e) {
 static int read_pipeline(const json_fields *f, hf_head *h, err *e) {
     bool nfc, ignore = flag(json_field(f, "model"), "ignore_merges", false);
     buf steps = {0};
-    buf_puts(&steps, ""); // an empty sequence is a text too
     if (read_normalizer(f, &nfc, e))
         return -1;
+    buf_puts(&steps, ""); // an empty sequence is a text too
     steps_text(json_field(f, "pre_tokenizer"), &steps);
     size_t i = 0;
     while (i < sizeof pipelines / sizeof *pipelines && strcmp(pipelines[i].steps, steps.data))

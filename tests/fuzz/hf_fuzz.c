@@ -2,7 +2,7 @@
 // in a model or an error with a message.
 //
 // Input: files, each a line with its name (a letter, see below) and its text up to a line "%%".
-// What is not given is that of a tiny model.
+// What is not given is that of a tiny model, a packed one (GPTQ) when the first byte is 'q'.
 #include "model/model.h"
 #include "base/file.h"
 #include <stdio.h>
@@ -10,7 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FIXTURE "tests/fixtures/hf/qwen2-f32-tied"
+#define PLAIN "tests/fixtures/hf/qwen2-f32-tied"
+#define PACKED "tests/fixtures/hf/gptq-v2-qwen2-act-order"
 
 static const struct {
     char letter;
@@ -25,7 +26,7 @@ static const struct {
 enum { N_FILES = sizeof files / sizeof *files };
 
 static char directory[] = "/tmp/tiergate-fuzz-hf-XXXXXX";
-static char fixture[4096];
+static char plain[4096], packed[4096];
 
 static void path_of(int i, const char *base, char *out, size_t n) {
     snprintf(out, n, "%.4000s/%s", base, files[i].name);
@@ -52,7 +53,7 @@ static void put(int i, const char *p, size_t n) {
         abort();
 }
 
-static void fill(void) {
+static void fill(const char *fixture) {
     char from[4200], to[4200];
     for (int i = 0; i < N_FILES; i++) {
         path_of(i, fixture, from, sizeof from);
@@ -62,11 +63,26 @@ static void fill(void) {
     }
 }
 
+static void load_packed(const gguf *g) {
+    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+        const gguf_tensor *t = gguf_tensor_at(g, i);
+        if (t->data)
+            continue;
+        void *made = malloc(t->bytes);
+        if (!made)
+            abort();
+        gguf_load(g, t, made);
+        free(made);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char end_mark[] = "\n%%\n";
     const char *p = (const char *)data, *end = p + size;
-    if (!fixture[0] && (!realpath(FIXTURE, fixture) || !mkdtemp(directory) || atexit(leave)))
+    bool is_packed = size > 0 && data[0] == 'q';
+    if (!plain[0] && (!realpath(PLAIN, plain) || !realpath(PACKED, packed) || !mkdtemp(directory) ||
+                      atexit(leave)))
         abort();
     while (end - p > 2) {
         char letter = *p;
@@ -78,11 +94,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 put(i, p, n);
         p = mark ? mark + sizeof end_mark - 1 : end;
     }
-    fill();
+    fill(is_packed ? packed : plain);
     model *m = NULL;
     err e = {0};
-    if (model_open(directory, NULL, &m, &e) && !e.message[0])
-        abort();
+    if (model_open(directory, NULL, &m, &e)) {
+        if (!e.message[0])
+            abort();
+    } else {
+        load_packed(model_gguf(m));
+    }
     model_close(m);
     clear();
     return 0;
