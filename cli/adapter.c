@@ -21,7 +21,7 @@ static const char usage[] =
     "tiergate adapter import DIRECTORY|FILE.gguf --tenant NAME --model NAME --name NAME\n"
     "                                 check it, store it, and let the tenant call it by NAME\n"
     "tiergate adapter ls [--tenant NAME]\n"
-    "tiergate adapter rm ID --tenant NAME     forget it and delete its file\n";
+    "tiergate adapter rm ID --tenant NAME     forget it and delete its file";
 
 typedef struct adapter_options {
     settings s;
@@ -251,24 +251,16 @@ int command_adapter(int argc, char **argv, err *e) {
     enum { N = sizeof rows / sizeof *rows };
     const char *words[2];
     int n_words;
-    bool help;
     config c;
     pg *db = NULL;
-    if (options_parse(rows, N, argc, argv, words, 2, &n_words, &help, e))
+    int rc = settings_parse_words(rows, N, argc, argv, usage, words, 2, &n_words, e);
+    if (rc)
+        return rc > 0 ? 0 : -1;
+    if (check_words(words, n_words, e) || settings_connect(&o.s, &c, &db, e))
         return -1;
-    if (help) {
-        buf text = {0};
-        options_help(rows, N, &text);
-        printf("%s\n%s", usage, text.data);
-        buf_release(&text);
-        return 0;
-    }
-    if (check_words(words, n_words, e) || settings_load(&o.s, &c, e) ||
-        settings_need_postgres(&c, e) || pg_connect(c.postgres_url, &db, e))
-        return -1;
-    int rc = !strcmp(words[0], "import") ? import(&c, db, &o, words[1], e)
-             : !strcmp(words[0], "rm")   ? forget(&c, db, &o, words[1], e)
-                                         : list(db, &o, e);
+    rc = !strcmp(words[0], "import") ? import(&c, db, &o, words[1], e)
+         : !strcmp(words[0], "rm")   ? forget(&c, db, &o, words[1], e)
+                                     : list(db, &o, e);
     pg_close(db);
     settings_release(&o.s);
     return rc;

@@ -136,22 +136,18 @@ int command_key(int argc, char **argv, err *e) {
         {"json", OPTION_FLAG, &o.json, NULL, "print JSON"},
     };
     enum { N = sizeof rows / sizeof *rows };
-    bool help;
     config c;
     pg *db = NULL;
-    if (options_parse(rows, N, argc, argv, o.words, 2, &o.n_words, &help, e))
+    int rc =
+        settings_parse_words(rows, N, argc, argv, "tiergate key create|list|revoke [ID] [options]",
+                             o.words, 2, &o.n_words, e);
+    if (rc)
+        return rc > 0 ? 0 : -1;
+    if (o.n_words == 0)
+        return err_set(e, ERR_INVALID, "action", "say create, list or revoke");
+    if (settings_connect(&o.s, &c, &db, e))
         return -1;
-    if (help || o.n_words == 0) {
-        buf text = {0};
-        options_help(rows, N, &text);
-        printf("tiergate key create|list|revoke [ID] [options]\n\n%s", text.data);
-        buf_release(&text);
-        return help ? 0 : err_set(e, ERR_INVALID, "action", "say create, list or revoke");
-    }
-    if (settings_load(&o.s, &c, e) || settings_need_postgres(&c, e) ||
-        pg_connect(c.postgres_url, &db, e))
-        return -1;
-    int rc = run(&o, &c, db, e);
+    rc = run(&o, &c, db, e);
     pg_close(db);
     return rc;
 }

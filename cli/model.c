@@ -13,7 +13,7 @@ static const char usage[] =
     "tiergate model add FILE.gguf|DIRECTORY     check it, hash its files, and record both\n"
     "tiergate model ls                          the models that were added\n"
     "tiergate model verify [NAME]               are the files still those that were added?\n"
-    "tiergate model rm NAME                     forget a model; its files stay\n";
+    "tiergate model rm NAME                     forget a model; its files stay";
 
 static int check(const char *path, err *e) {
     buf summary = {0};
@@ -81,26 +81,18 @@ int command_model(int argc, char **argv, err *e) {
     enum { N = sizeof rows / sizeof *rows };
     const char *words[3];
     int n_words;
-    bool help;
     config c;
     pg *db = NULL;
-    if (options_parse(rows, N, argc, argv, words, 3, &n_words, &help, e))
-        return -1;
-    if (help) {
-        buf text = {0};
-        options_help(rows, N, &text);
-        printf("%s\n%s", usage, text.data);
-        buf_release(&text);
-        return 0;
-    }
+    int rc = settings_parse_words(rows, N, argc, argv, usage, words, 3, &n_words, e);
+    if (rc)
+        return rc > 0 ? 0 : -1;
     if (check_words(words, n_words, e))
         return -1;
     if (!strcmp(words[0], "check"))
         return check(words[1], e);
-    if (settings_load(&s, &c, e) || settings_need_postgres(&c, e) ||
-        pg_connect(c.postgres_url, &db, e))
+    if (settings_connect(&s, &c, &db, e))
         return -1;
-    int rc = run(db, words, n_words, &o, e);
+    rc = run(db, words, n_words, &o, e);
     pg_close(db);
     return rc;
 }

@@ -11,11 +11,11 @@ enum { ROOM = 64 }; // for the names of files in the data directory
 
 static const char SYSTEM_FILE[] = "/etc/tiergate/tiergate.ini";
 
-int settings_parse(const option_row *rows, int n_rows, int argc, char **argv, const char *usage,
-                   err *e) {
+int settings_parse_words(const option_row *rows, int n_rows, int argc, char **argv,
+                         const char *usage, const char **words, int max_words, int *n_words,
+                         err *e) {
     bool help;
-    int n_words;
-    if (options_parse(rows, n_rows, argc, argv, NULL, 0, &n_words, &help, e))
+    if (options_parse(rows, n_rows, argc, argv, words, max_words, n_words, &help, e))
         return -1;
     if (!help)
         return 0;
@@ -25,6 +25,12 @@ int settings_parse(const option_row *rows, int n_rows, int argc, char **argv, co
     fputs(text.data, stdout);
     buf_release(&text);
     return 1;
+}
+
+int settings_parse(const option_row *rows, int n_rows, int argc, char **argv, const char *usage,
+                   err *e) {
+    int n_words;
+    return settings_parse_words(rows, n_rows, argc, argv, usage, NULL, 0, &n_words, e);
 }
 
 static void made_add(settings *s, char *text) {
@@ -103,6 +109,13 @@ int settings_need_postgres(const config *c, err *e) {
         return 0;
     return err_set(e, ERR_INVALID, "postgres.url",
                    "[postgres] url is not set: where is the database?");
+}
+
+int settings_connect(settings *s, config *c, pg **db, err *e) {
+    return settings_load(s, c, e) || settings_need_postgres(c, e) ||
+                   pg_connect(c->postgres_url, db, e)
+               ? -1
+               : 0;
 }
 
 static int too_long(const char *path, const config *c, err *e) {

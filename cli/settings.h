@@ -4,6 +4,7 @@
 #define CLI_SETTINGS_H
 #include "base/config.h"
 #include "base/err.h"
+#include "base/pg.h"
 #include "cli/options.h"
 
 typedef struct settings {
@@ -26,6 +27,12 @@ typedef struct settings {
 // Parses a command without words. 0: go on; 1: --help was shown; -1: e.
 int settings_parse(const option_row *rows, int n_rows, int argc, char **argv, const char *usage,
                    err *e);
+// The same with at most max_words words (borrowed from argv).
+int settings_parse_words(const option_row *rows, int n_rows, int argc, char **argv,
+                         const char *usage, const char **words, int max_words, int *n_words,
+                         err *e);
+// For tools that only need the ledger: loads the configuration and connects.
+int settings_connect(settings *s, config *c, pg **db, err *e);
 void settings_set(settings *s, const char *key, const char *value);
 // "NAME=FILE.gguf" or "NAME=DIRECTORY": the i-th model of the command line; its tier is 7b, 14b,
 // 72b in this order unless --set says otherwise.
