@@ -274,6 +274,8 @@ static void bench_backend(ops *o, bool formats, bool steps, bool gemm) {
         {"Qwen2.5-0.5B Q4_0", 896, 4864, 14, 2, 64, 24, 151936, WT_Q4_0, WT_Q4_0},
         {"Qwen2.5-0.5B Q8_0", 896, 4864, 14, 2, 64, 24, 151936, WT_Q8_0, WT_Q8_0}};
     limit = (limits){0};
+    for (int i = 0; i < 32; i++)
+        limits_sample(o, &limit);
     if (formats && !gemm)
         printf("4864 x 1024; one row: GB/s and us; then GOPS at 1 2 4 6 8 12 16 32 128 512 rows, "
                "the last as a part of the integer peak\n");
