@@ -82,6 +82,7 @@ V16 void signed_steps(int n, const uint8_t *q, const int8_t *x, __m256i *sums) {
                 __m256i u = _mm256_maddubs_epi16(size[h], _mm256_sign_epi8(y, w[h]));
                 sums[2 * c + h] = _mm256_add_epi32(sums[2 * c + h], _mm256_madd_epi16(u, one));
             }
+            __asm__ volatile("" : "+x"(sums[2 * c]), "+x"(sums[2 * c + 1])); // in this order
         }
     }
 }
