@@ -193,17 +193,17 @@ static void all_that_may_not_be_shared_is_in_the_salt(void **state) {
     (void)state;
     secret_ring ring = {.keys = {{.id = 2, .key = {7}}, {.id = 1, .key = {8}}}, .n = 2};
     secret_ring other = ring;
-    job j = bench_job(&(letterbox){0}, 1, 0, 5, 5), same = j, tenant = j, adapter = j;
+    job j = bench_job(&(letterbox){0}, 1, 0, 5, 5), same = j, tenant = j, adapted = j;
     uint8_t salts[7][ENGINE_SALT_BYTES], again[ENGINE_SALT_BYTES];
     same.prompt = NULL;
     same.n_prompt = 0;
     strcpy(same.id, "another");
     tenant.tenant[35] ^= 1;
-    strcpy(adapter.adapter, "f16");
+    strcpy(adapted.adapter, "f16");
     other.keys[0].key[31] = 1;
     run_salt(&ring, &j, "revision", "f32", salts[0]);
     run_salt(&ring, &tenant, "revision", "f32", salts[1]);
-    run_salt(&ring, &adapter, "revision", "f32", salts[2]);
+    run_salt(&ring, &adapted, "revision", "f32", salts[2]);
     run_salt(&ring, &j, "revision", "f16", salts[3]);
     run_salt(&ring, &j, "revisionf32", "", salts[4]); // parts do not run together
     run_salt(&other, &j, "revision", "f32", salts[5]);
