@@ -334,8 +334,7 @@ def pin(pid, core):
 
 def run_streams(c, n, seconds):
     """n streams at once. CPU of the gateway over the timed part, and what the clients saw."""
-    tokens = min(CONTEXT - 256, int((n / 400 + 10 + 2 * seconds) * 1000 / GAP_MS))
-    argv = load_line(c.port, connections=n, stream=True, tokens=tokens, seconds=seconds, warmup=2, tls=c.tls)
+    argv = load_line(c.port, connections=n, stream=True, tokens=CONTEXT - 256, seconds=seconds, warmup=2, tls=c.tls)
     pid = c.pid
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
