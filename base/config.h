@@ -74,7 +74,7 @@ typedef struct config {
 int config_load(config *c, const char *path, const char *const *sets, int n_sets, err *e);
 // Reads the file again and takes over the keys whose row says they may change at run time;
 // *n_changed counts them, names of keys that changed but need a restart are appended to
-// needs_restart (comma-separated).
+// needs_restart (comma-separated). An address with port 0 is the same as any of its host.
 int config_reload(config *c, const char *path, const char *const *sets, int n_sets, int *n_changed,
                   buf *needs_restart, err *e);
 // Where adapters lie; returns the length.

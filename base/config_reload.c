@@ -20,12 +20,20 @@ static void need_restart(change *to, const char *section, const char *model, con
         buf_printf(to->needs_restart, ".%s", key);
 }
 
+// Port 0 asks for any port: the one that listens will do.
+static bool is_same(const config_row *row, const void *now, const void *next) {
+    const config_listen *old_address = now, *new_address = next;
+    if (row->type == CONFIG_LISTEN && new_address->port == 0)
+        return strcmp(old_address->host, new_address->host) == 0;
+    return memcmp(now, next, row->size) == 0;
+}
+
 // now and next: two configs, or two config_models of one name.
 static void compare(change *to, const config_row *row, const char *model, void *now,
                     const void *next) {
     void *old_field = (char *)now + row->offset;
     const void *new_field = (const char *)next + row->offset;
-    if (memcmp(old_field, new_field, row->size) == 0)
+    if (is_same(row, old_field, new_field))
         return;
     if (!row->reload) {
         need_restart(to, row->section, model, row->name);

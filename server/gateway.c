@@ -50,6 +50,7 @@ static const char *not_ready(void *ctx) {
 static int listen_ops(gateway *g, err *e) {
     if (probe_start(&g->c->ops_listen, not_ready, g, &g->probe, e))
         return err_wrap(e, "[gateway] ops_listen");
+    g->c->ops_listen.port = probe_port(g->probe);
     return 0;
 }
 

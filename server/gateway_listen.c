@@ -150,18 +150,20 @@ int gateway_listen(gateway *g, err *e) {
         return err_wrap(e, "[gateway] listen");
     if (http_start(&admin, &g->admin, e))
         return err_wrap(e, "[gateway] admin_listen");
+    g->c->listen.port = http_port(g->api); // port 0 is chosen now, for a reload too
+    g->c->admin_listen.port = http_port(g->admin);
     return 0;
 }
 
 // ---- the ready line
 
 // An address that a client on this machine can use.
-static json_t *url(const config_listen *l, uint16_t port, bool tls, const char *path) {
+static json_t *url(const config_listen *l, bool tls, const char *path) {
     bool is_any = !l->host[0] || strcmp(l->host, "0.0.0.0") == 0 || strcmp(l->host, "::") == 0;
     const char *host = is_any ? "localhost" : l->host;
     bool is_v6 = strchr(host, ':') != NULL;
     return json_sprintf("%s://%s%s%s:%u%s", tls ? "https" : "http", is_v6 ? "[" : "", host,
-                        is_v6 ? "]" : "", port, path);
+                        is_v6 ? "]" : "", l->port, path);
 }
 
 static json_t *model_names(const gateway *g) {
@@ -173,11 +175,10 @@ static json_t *model_names(const gateway *g) {
 
 int gateway_tell_ready(const gateway *g, int fd, err *e) {
     const config *c = g->c;
-    json_t *line = json_pack("{s:o,s:o,s:o,s:s?,s:o}", "base_url",
-                             url(&c->listen, http_port(g->api), !c->plain_http, "/v1"), "admin_url",
-                             url(&c->admin_listen, http_port(g->admin), true, ""), "ops_url",
-                             url(&c->ops_listen, probe_port(g->probe), false, ""), "ca_file",
-                             g->has_own_cert ? g->cert.ca : NULL, "models", model_names(g));
+    json_t *line = json_pack(
+        "{s:o,s:o,s:o,s:s?,s:o}", "base_url", url(&c->listen, !c->plain_http, "/v1"), "admin_url",
+        url(&c->admin_listen, true, ""), "ops_url", url(&c->ops_listen, false, ""), "ca_file",
+        g->has_own_cert ? g->cert.ca : NULL, "models", model_names(g));
     char *text = json_dumps(line, JSON_COMPACT);
     int rc =
         dprintf(fd, "%s\n", text) < 0

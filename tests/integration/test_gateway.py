@@ -83,11 +83,11 @@ def reload_with(gateway, old, new):
 
 def test_sighup_takes_over_what_may_change_and_names_what_may_not(gateway):
     said = reload_with(gateway, "log_level = info\n", "log_level = debug\n")
-    assert said["changed"] == 1 and "log_level" not in said["needs_restart"]
+    assert said["changed"] == 1 and said["needs_restart"] == ""
     said = reload_with(gateway, "log_level = debug\n", "log_level = info\n")
     assert said["changed"] == 1
     said = reload_with(gateway, "max_messages = 2048\n", "max_messages = 2047\n")
-    assert said["changed"] == 0 and "gateway.max_messages" in said["needs_restart"]
+    assert said["changed"] == 0 and said["needs_restart"] == "gateway.max_messages"
     reload_with(gateway, "max_messages = 2047\n", "max_messages = 2048\n")
     assert gateway.works()
 

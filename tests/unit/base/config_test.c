@@ -242,6 +242,24 @@ static void reload_takes_live_keys_and_names_the_others(void **state) {
     buf_release(&restart);
 }
 
+static void reload_takes_port_0_for_the_port_that_was_chosen(void **state) {
+    (void)state;
+    int n_changed = 0;
+    buf restart = {0};
+    assert_int_equal(load("[gateway]\nlisten = h:0\nadmin_listen = h:0\nops_listen = h:3\n"), 0);
+    c.listen.port = 1;
+    c.admin_listen.port = 2;
+    const char *path =
+        write_file("[gateway]\nlisten = h:0\nadmin_listen = h:2\nops_listen = h:3\n");
+    assert_int_equal(config_reload(&c, path, NULL, 0, &n_changed, &restart, &e), 0);
+    assert_int_equal(restart.len, 0);
+    assert_int_equal(c.listen.port, 1);
+    path = write_file("[gateway]\nlisten = i:0\nadmin_listen = h:1\nops_listen = i:3\n");
+    assert_int_equal(config_reload(&c, path, NULL, 0, &n_changed, &restart, &e), 0);
+    assert_string_equal(restart.data, "gateway.listen, gateway.admin_listen, gateway.ops_listen");
+    buf_release(&restart);
+}
+
 static void a_dump_loads_to_the_same_configuration(void **state) {
     (void)state;
     static config again;
@@ -313,6 +331,7 @@ int main(void) {
         cmocka_unit_test(a_line_longer_than_the_parser_takes_is_read_whole),
         cmocka_unit_test(set_wins_over_the_environment_and_that_over_the_file),
         cmocka_unit_test(reload_takes_live_keys_and_names_the_others),
+        cmocka_unit_test(reload_takes_port_0_for_the_port_that_was_chosen),
         cmocka_unit_test(a_dump_loads_to_the_same_configuration),
         cmocka_unit_test(the_sample_file_says_the_defaults),
         cmocka_unit_test(the_written_documents_are_those_the_table_makes),
