@@ -12,7 +12,7 @@
 
 typedef struct echo_counts {
     atomic_int heads, requests, gone, taken, ended, stopped, stopped_short;
-    atomic_llong last_gone_ms, last_mark;
+    atomic_llong last_mark;
 } echo_counts;
 
 static echo_counts echo_seen;
@@ -36,7 +36,6 @@ static inline void echo_end(echo_job *j) {
 
 static inline void echo_gone(void *ctx) {
     echo_job *j = ctx;
-    atomic_store(&echo_seen.last_gone_ms, clock_mono_ms());
     atomic_fetch_add(&echo_seen.gone, 1);
     exchange *x = j->x;
     echo_end(j);

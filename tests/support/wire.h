@@ -25,16 +25,21 @@ typedef struct wire {
     bool ended; // the server's end was seen
 } wire;
 
+// How long a read or write may take.
+static inline void wire_wait(wire *w, int ms) {
+    struct timeval limit = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+    setsockopt(w->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(w->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+}
+
 // receive_bytes > 0: SO_RCVBUF, for slow readers.
 static inline int wire_connect(wire *w, uint16_t port, SSL_CTX *tls, int receive_bytes) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct timeval limit = {.tv_sec = WIRE_WAIT_MS / 1000};
     *w = (wire){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (receive_bytes)
         setsockopt(w->fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
-    setsockopt(w->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    setsockopt(w->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    wire_wait(w, WIRE_WAIT_MS);
     if (connect(w->fd, (struct sockaddr *)&to, sizeof to))
         return -1;
     if (!tls)

@@ -1,5 +1,7 @@
-// The front end under bad, slow and vanishing clients: what each is answered, how soon the handler
-// hears of it, and that the next request is served.
+// The front end under bad, slow and vanishing clients: what each is answered, that the handler
+// hears of it, and that the next request is served. Nothing else than what a test is about would
+// end its wait within WIRE_WAIT_MS; no test asserts that anything comes early, which a busy machine
+// breaks.
 #include "tests/support/http_stage.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,7 +10,7 @@
 #include <pthread.h>
 
 #define HOST " HTTP/1.1\r\nHost: localhost\r\n"
-#define SOON_MS 1000 // generous for sanitizers; without them it is below 5
+#define DRIP_MS 40
 
 static http_options quick_options(void) {
     http_options o = echo_options();
@@ -193,27 +195,41 @@ static void the_largest_head_of_the_most_fields_is_served(void **state) {
 
 // ---- slow clients
 
-static void a_slow_head_is_408(void **state) {
-    wire w = stage_wire(*state);
-    int64_t start = clock_mono_ms();
-    for (int i = 0; i < 12 && clock_mono_ms() < start + 350; i++) {
-        wire_puts(&w, i ? "a" : "GET /");
-        clock_sleep_ms(40);
+// The beginning of a request on a new connection; *start is before it. A server that heard nothing
+// in time would say nothing, so a beginning that this machine made late is made again.
+static wire begin_in_time(http_stage *s, const char *text, int64_t *start) {
+    for (;;) {
+        *start = clock_mono_ms();
+        wire w = stage_wire(s);
+        wire_puts(&w, text);
+        if (clock_mono_ms() - *start < quick_options().head_ms / 2)
+            return w;
+        wire_close(&w);
     }
-    expect_refused(&w, 408, "slow head");
-    assert_in_range(clock_mono_ms() - start, 390, 390 + SOON_MS);
+}
+
+// Adds a byte again and again: that must not put the end off. Then the end comes, not before its
+// time.
+static void drip_until_408(http_stage *s, const char *beginning, int wait_ms, const char *what) {
+    int64_t start;
+    wire w = begin_in_time(s, beginning, &start);
+    wire_wait(&w, DRIP_MS);
+    while (!wire_more(&w) && !w.ended) {
+        assert_true(clock_mono_ms() - start < WIRE_WAIT_MS);
+        wire_puts(&w, "a");
+    }
+    wire_wait(&w, WIRE_WAIT_MS);
+    assert_true(clock_mono_ms() - start >= wait_ms);
+    expect_refused(&w, 408, what);
+}
+
+static void a_slow_head_is_408(void **state) {
+    drip_until_408(*state, "GET /", quick_options().head_ms, "slow head");
 }
 
 static void a_slow_body_is_408(void **state) {
-    wire w = stage_wire(*state);
-    int64_t start = clock_mono_ms();
-    wire_puts(&w, POST "Content-Length: 1000\r\n\r\n");
-    for (int i = 0; i < 10; i++) {
-        wire_puts(&w, "a");
-        clock_sleep_ms(40);
-    }
-    expect_refused(&w, 408, "slow body");
-    assert_in_range(clock_mono_ms() - start, 590, 590 + SOON_MS);
+    drip_until_408(*state, POST "Content-Length: 1000\r\n\r\n", quick_options().stall_ms,
+                   "slow body");
     assert_int_equal(atomic_load(&echo_seen.requests), 0);
     assert_true(stage_wait_quiet(*state));
 }
@@ -225,26 +241,25 @@ static void silence_after_connecting_is_closed(void **state) {
     assert_int_equal(wire_connect(&w, s->port, NULL, 0), 0); // over TLS: no handshake
     assert_true(wire_to_end(&w));
     assert_int_equal(w.in.len, 0);
-    assert_in_range(clock_mono_ms() - start, 390, 390 + SOON_MS);
+    assert_true(clock_mono_ms() - start >= quick_options().head_ms);
     wire_close(&w);
 }
 
 static void an_idle_kept_connection_is_closed(void **state) {
     wire w = stage_wire(*state);
+    int64_t start = clock_mono_ms();
     wire_puts(&w, "GET /later" HOST "\r\n");
     assert_int_equal(wire_answer(&w, NULL), 200);
-    int64_t start = clock_mono_ms();
     assert_true(wire_to_end(&w));
     assert_int_equal(w.in.len, 0);
-    assert_in_range(clock_mono_ms() - start, 850, 890 + SOON_MS);
+    assert_true(clock_mono_ms() - start >= quick_options().idle_ms);
     wire_close(&w);
 }
 
 // ---- vanished clients
 
-static void expect_gone_soon(int64_t since) {
+static void expect_gone(void) {
     assert_true(stage_wait(&echo_seen.gone, 1));
-    assert_in_range(atomic_load(&echo_seen.last_gone_ms) - since, 0, SOON_MS);
     assert_int_equal(atomic_load(&echo_seen.ended), 1);
 }
 
@@ -253,44 +268,42 @@ static void leave(http_stage *s, const char *request, bool is_reset) {
     wire_puts(&w, request);
     assert_true(stage_wait(&echo_seen.requests, 1));
     clock_sleep_ms(150); // past the time in which a FIN may be a half-close
-    int64_t since = clock_mono_ms();
     if (is_reset)
         wire_reset(&w);
     else
         wire_close(&w);
-    expect_gone_soon(since);
+    expect_gone();
     assert_true(stage_wait_quiet(s));
     expect_served(s);
 }
 
-static void a_fin_while_the_answer_is_awaited_is_heard_at_once(void **state) {
+static void a_fin_while_the_answer_is_awaited_is_heard(void **state) {
     leave(*state, "GET /never" HOST "\r\n", false);
 }
 
-static void a_reset_while_the_answer_is_awaited_is_heard_at_once(void **state) {
+static void a_reset_while_the_answer_is_awaited_is_heard(void **state) {
     leave(*state, "GET /never" HOST "\r\n", true);
 }
 
-static void a_fin_in_a_silent_stream_is_heard_at_once(void **state) {
+static void a_fin_in_a_silent_stream_is_heard(void **state) {
     leave(*state, "GET /stream?n=3&ms=60000" HOST "\r\n", false);
 }
 
-static void a_reset_in_a_silent_stream_is_heard_at_once(void **state) {
+static void a_reset_in_a_silent_stream_is_heard(void **state) {
     leave(*state, "GET /stream?n=3&ms=60000" HOST "\r\n", true);
 }
 
-static void a_fin_behind_pipelined_requests_is_heard_at_once(void **state) {
+static void a_fin_behind_pipelined_requests_is_heard(void **state) {
     leave(*state, "GET /never" HOST "\r\nGET /later" HOST "\r\nGET /later" HOST "\r\n", false);
 }
 
-static void close_notify_and_fin_are_heard_at_once(void **state) {
+static void close_notify_and_fin_are_heard(void **state) {
     wire w = stage_wire(*state);
     wire_puts(&w, "GET /never" HOST "\r\n");
     assert_true(stage_wait(&echo_seen.requests, 1));
-    int64_t since = clock_mono_ms();
     SSL_shutdown(w.ssl);
     shutdown(w.fd, SHUT_WR);
-    expect_gone_soon(since);
+    expect_gone();
     wire_close(&w);
 }
 
@@ -303,9 +316,8 @@ static void a_fin_over_tls_is_heard_behind_unread_bytes(void **state) {
         buf_puts(&b, "GET /later" HOST "\r\n");
     wire_send(&w, b.data, b.len);
     assert_true(stage_wait(&echo_seen.requests, 1));
-    int64_t since = clock_mono_ms();
     shutdown(w.fd, SHUT_WR);
-    expect_gone_soon(since);
+    expect_gone();
     assert_int_equal(atomic_load(&echo_seen.requests), 1);
     wire_close(&w);
     buf_release(&b);
@@ -356,9 +368,8 @@ static void a_half_closed_client_that_then_goes_is_heard(void **state) {
     assert_true(stage_wait(&echo_seen.requests, 1));
     clock_sleep_ms(200);
     assert_int_equal(atomic_load(&echo_seen.gone), 0);
-    int64_t since = clock_mono_ms();
     wire_reset(&w);
-    expect_gone_soon(since);
+    expect_gone();
 }
 
 static void a_half_close_late_in_the_wait_is_a_goodbye(void **state) {
@@ -366,9 +377,8 @@ static void a_half_close_late_in_the_wait_is_a_goodbye(void **state) {
     wire_puts(&w, "GET /never" HOST "\r\n");
     assert_true(stage_wait(&echo_seen.requests, 1));
     clock_sleep_ms(200);
-    int64_t since = clock_mono_ms();
     shutdown(w.fd, SHUT_WR);
-    expect_gone_soon(since);
+    expect_gone();
     assert_true(wire_to_end(&w));
     wire_close(&w);
 }
@@ -390,9 +400,8 @@ static void a_fin_over_tls_is_a_clean_close(void **state) {
     wire w = stage_wire(*state);
     wire_puts(&w, "GET /never" HOST "\r\n");
     assert_true(stage_wait(&echo_seen.requests, 1));
-    int64_t since = clock_mono_ms();
     shutdown(w.fd, SHUT_WR);
-    expect_gone_soon(since);
+    expect_gone();
     assert_true(wire_to_end(&w));
     wire_close(&w);
 }
@@ -444,12 +453,12 @@ static void what_is_written_before_a_stop_is_taken_or_never_sent(void **state) {
 static void a_client_that_takes_nothing_is_cut_after_the_stall_time(void **state) {
     http_stage *s = *state;
     wire w;
+    int64_t start = clock_mono_ms();
     assert_int_equal(wire_connect(&w, s->port, s->client, 4096), 0);
     wire_puts(&w, "GET /big?bytes=8000000" HOST "\r\n"); // a plain answer: no cap, but no progress
     assert_true(stage_wait(&echo_seen.requests, 1));
-    int64_t start = clock_mono_ms();
     assert_true(stage_wait_quiet(s));
-    assert_in_range(clock_mono_ms() - start, 500, 600 + SOON_MS);
+    assert_true(clock_mono_ms() - start >= quick_options().stall_ms);
     wire_close(&w);
 }
 
@@ -681,12 +690,12 @@ int main(void) {
         BOTH(a_slow_body_is_408),
         BOTH(silence_after_connecting_is_closed),
         BOTH(an_idle_kept_connection_is_closed),
-        BOTH(a_fin_while_the_answer_is_awaited_is_heard_at_once),
-        BOTH(a_reset_while_the_answer_is_awaited_is_heard_at_once),
-        BOTH(a_fin_in_a_silent_stream_is_heard_at_once),
-        BOTH(a_reset_in_a_silent_stream_is_heard_at_once),
-        BOTH(a_fin_behind_pipelined_requests_is_heard_at_once),
-        TLS(close_notify_and_fin_are_heard_at_once),
+        BOTH(a_fin_while_the_answer_is_awaited_is_heard),
+        BOTH(a_reset_while_the_answer_is_awaited_is_heard),
+        BOTH(a_fin_in_a_silent_stream_is_heard),
+        BOTH(a_reset_in_a_silent_stream_is_heard),
+        BOTH(a_fin_behind_pipelined_requests_is_heard),
+        TLS(close_notify_and_fin_are_heard),
         TLS(a_fin_over_tls_is_heard_behind_unread_bytes),
         BOTH(a_client_that_goes_in_its_body_leaves_nothing),
         PLAIN(a_half_close_right_after_the_request_is_answered),
