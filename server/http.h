@@ -73,6 +73,8 @@ const char *exchange_query(const exchange *x, const char *name);
 const char *exchange_body(const exchange *x, size_t *n);
 const char *exchange_peer(const exchange *x);   // address, for logs
 int64_t exchange_started_us(const exchange *x); // monotonic
+// In and after `gone`: the status of the error that the transport answered; 0: the client left.
+int exchange_refused(const exchange *x);
 void exchange_set_user(exchange *x, void *user);
 void *exchange_user(const exchange *x);
 
@@ -80,12 +82,13 @@ typedef struct exchange_events { // on the reactor's thread; any may be NULL
     // The socket took all bytes of stream_write calls up to the one with this mark. Comes from the
     // loop, never inside stream_write, at most once a turn (with the latest mark).
     void (*taken)(void *ctx, uint64_t mark);
-    // The client vanished (FIN, RST, buffer over its cap, write error) before reply or stream_end
-    // was called. What is written after it goes nowhere; the exchange lives until the handler calls
-    // exchange_abandon (reply and stream_end count too). Before on_request it ends by itself.
-    // No event comes after reply, stream_end or abandon.
-    // A half-close is no goodbye: over TLS, close_notify without a TCP FIN; on a plain listener, a
-    // FIN within 100 ms of the request's end. Such a client gets its answer as long as it takes it.
+    // The client vanished (FIN, RST, buffer over its cap, write error), or the transport refused
+    // the rest of its request, before reply or stream_end was called. What is written after it goes
+    // nowhere; the exchange lives until the handler calls exchange_abandon (reply and stream_end
+    // count too). Before on_request it ends with this event. No event comes after reply, stream_end
+    // or abandon. A half-close is no goodbye: over TLS, close_notify without a TCP FIN; on a plain
+    // listener, a FIN within 100 ms of the request's end. Such a client gets its answer as long as
+    // it takes it.
     void (*gone)(void *ctx);
 } exchange_events;
 void exchange_watch(exchange *x, const exchange_events *events, void *ctx);

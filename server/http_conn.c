@@ -192,13 +192,16 @@ void conn_refuse(conn *c, int status, const err *e) {
     exchange *x = c->x;
     c->x = NULL;
     conn_end(c);
-    if (x)
+    id_uuid7(id);
+    if (x) {
+        memcpy(id, x->id, sizeof id);
+        x->refused = status;
         exchange_gone(x);
+    }
     server_count_refusal(status);
     log_event(LOG_DEBUG, "http.refused", "{s:s,s:i,s:s}", "peer", c->peer, "status", status,
               "message", e->message);
     options(c)->error_body(status, e, &body);
-    id_uuid7(id);
     buf_printf(&head,
                "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
                "Connection: close\r\nx-request-id: %s\r\n",

@@ -117,6 +117,7 @@ const char *exchange_method(const exchange *x) { return x->method; }
 const char *exchange_path(const exchange *x) { return x->path; }
 const char *exchange_peer(const exchange *x) { return x->peer; }
 int64_t exchange_started_us(const exchange *x) { return x->started_us; }
+int exchange_refused(const exchange *x) { return x->refused; }
 void exchange_set_user(exchange *x, void *user) { x->user = user; }
 void *exchange_user(const exchange *x) { return x->user; }
 
@@ -144,15 +145,15 @@ void exchange_watch(exchange *x, const exchange_events *events, void *ctx) {
 
 // ---- the end of the client or of the handler
 
-// Before on_request nobody above holds the exchange, so it ends here; after it, the handler ends
-// it.
+// Before on_request the exchange ends here; after it, the handler ends it.
 void exchange_gone(exchange *x) {
     x->conn = NULL;
     if (!x->is_done) {
         bool is_handlers = x->is_asked || x->status;
         void (*gone)(void *) = x->events ? x->events->gone : NULL;
         x->is_done = !is_handlers;
-        metric_add(x->reactor->server->metrics.gone, 1);
+        if (!x->refused)
+            metric_add(x->reactor->server->metrics.gone, 1);
         if (gone)
             gone(x->events_ctx); // may end it
         if (is_handlers)

@@ -101,6 +101,7 @@ struct exchange {
     void *events_ctx;
     struct MHD_Response *response;
     int status;
+    int refused;       // the transport answered with this status; 0: it did not
     bool is_asked;     // on_request was called
     bool is_suspended; // libmicrohttpd waits for us
     bool is_streaming, is_http10;

@@ -80,9 +80,10 @@ void call_fail(call *c, const err *e) {
 
 void call_abandon(call *c) {
     bool is_cut = c->seat->is_cut;
-    if (!c->record.outcome)
+    int refused = exchange_refused(c->x);
+    if (!c->record.outcome && !refused)
         c->record.outcome = is_cut ? "gateway_lost" : "client_gone";
-    end(c, !is_cut ? STATUS_GONE : c->is_streaming ? 200 : STATUS_CUT);
+    end(c, refused ? refused : !is_cut ? STATUS_GONE : c->is_streaming ? 200 : STATUS_CUT);
     exchange_abandon(c->x);
 }
 
@@ -139,6 +140,23 @@ int call_check_revoked(const call *c, err *e) {
     return 0;
 }
 
+// ---- what the exchange tells
+
+static void on_gone(void *ctx) {
+    call *c = ctx;
+    c->is_gone = true;
+    if (c->gone && !c->is_working)
+        c->gone(c);
+}
+
+static void on_taken(void *ctx, uint64_t mark) {
+    call *c = ctx;
+    if (c->taken)
+        c->taken(c, mark);
+}
+
+static const exchange_events events = {.taken = on_taken, .gone = on_gone};
+
 // ---- the head
 
 // The key as the client sent it, in one of three headers; NULL: none.
@@ -187,8 +205,9 @@ static int check_coding(const exchange *x, err *e) {
 static call *call_new(exchange *x) {
     seat *s = reactor_user(exchange_reactor(x));
     call *c = arena_alloc(exchange_arena(x), sizeof *c);
-    *c = (call){.x = x, .seat = s, .limits = s->limits, .rest = ""};
+    *c = (call){.x = x, .seat = s, .limits = s->limits, .rest = "", .gone = call_abandon};
     exchange_set_user(x, c);
+    exchange_watch(x, &events, c);
     return c;
 }
 
@@ -214,21 +233,6 @@ void call_on_head(exchange *x) {
 }
 
 // ---- the request
-
-static void on_gone(void *ctx) {
-    call *c = ctx;
-    c->is_gone = true;
-    if (c->gone && !c->is_working)
-        c->gone(c);
-}
-
-static void on_taken(void *ctx, uint64_t mark) {
-    call *c = ctx;
-    if (c->taken)
-        c->taken(c, mark);
-}
-
-static const exchange_events events = {.taken = on_taken, .gone = on_gone};
 
 static void dispatch(call *c, const principal *who) {
     err e = {0};
@@ -267,7 +271,7 @@ void call_on_request(exchange *x) {
     const char *key = find_key(x, &n);
     c->is_counted = true;
     c->seat->n_calls++;
-    exchange_watch(x, &events, c);
+    c->gone = NULL; // until the key's check has answered
     switch (auth_check(c->seat->auth, key, n, c->seat->loop, authenticated, c, &who, &e)) {
     case AUTH_OK:
         dispatch(c, &who);

@@ -191,6 +191,38 @@ def test_a_client_that_leaves_during_a_long_prompt_stops_the_worker_between_chun
     assert home.metric("worker", "tiergate_worker_steps_total") - before < tokens / STEP_TOKENS
 
 
+def send_part(home, gateway, headers, body):
+    """The head of a chat and a part of its body, once the gateway has read the head: the connection."""
+    connection = gateway.connect()
+    connection.putrequest("POST", CHAT)
+    for name, value in ({"Authorization": f"Bearer {gateway.key}"} | headers).items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    wait_for(lambda: home.metric("gateway", "tiergate_http_exchanges") == 1, 20, "its head is not read")
+    return connection
+
+
+@pytest.mark.parametrize("how", VANISH)
+def test_a_client_that_leaves_in_its_body_is_logged_and_leaves_no_row(home, gateway, how):
+    before = log_lines(home.gateway_log, "http.access").keys()
+    VANISH[how](send_part(home, gateway, {"Content-Length": "1000"}, b"{").sock)
+    new = wait_for(lambda: [line for request, line in log_lines(home.gateway_log, "http.access").items()
+                            if request not in before], 10, "no line")
+    assert [(line["route"], line["status"], line["outcome"]) for line in new] == [("chat", 499, "client_gone")]
+    gateway.row(gateway.post(CHAT, gateway.chat())[1]["x-request-id"])
+    assert {r["outcome"] for r in gateway.rows() if r["request_id"] not in gateway.seen} == {"ok"}
+
+
+def test_a_body_that_the_transport_refuses_is_logged_as_it_was_answered(home, gateway):
+    gone = home.metric("gateway", "tiergate_http_gone_total")
+    connection = send_part(home, gateway, {"Transfer-Encoding": "chunked"}, b"1\r\n{\r\n")
+    connection.send(b"no size\r\n")
+    status, headers, _ = answer(connection)
+    line = access(home, headers["x-request-id"])
+    assert status == 400 and (line["route"], line["status"], line["outcome"]) == ("chat", 400, "refused")
+    assert home.metric("gateway", "tiergate_http_gone_total") == gone
+
+
 # ---- the deadline
 
 
