@@ -120,7 +120,7 @@ static bool act(const point *p) {
         kill(getpid(), SIGKILL);
         break;
     case ACTION_STOP:
-        kill(getpid(), SIGSTOP);
+        raise(SIGSTOP); // to this thread: another one may take its time to stop us
         break;
     case ACTION_SLEEP:
         clock_sleep_ms(p->ms);

@@ -108,6 +108,12 @@ def access(home, request_id):
     return wait_for(lambda: log_lines(home.gateway_log, "http.access").get(request_id), 10, f"no line of {request_id}")
 
 
+def why_text(gateway, request_id):
+    """What `tiergate why` says to people."""
+    line = [BINARY, "why", request_id, "--config", f"{gateway.ready['data_dir']}/run.ini"]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+
 def new_row(gateway, outcome):
     """The row of this test with this outcome."""
     def find():
@@ -317,6 +323,44 @@ def test_a_newer_request_ends_a_stream_of_its_session_with_an_error_event(home, 
     assert row["outcome"] == "superseded" and row["completion_tokens"] == older.tokens() <= made(home, older.id) < ENDLESS
     line = access(home, older.id)
     assert (line["status"], line["outcome"]) == (200, "superseded")
+
+
+def test_why_says_that_a_request_was_superseded(home, gateway):
+    """Before it ran, and in the middle of its stream."""
+    with stopped(home.pids("worker")[0]):
+        older = send(gateway, endless(gateway), x_tiergate_session="why")
+        wait_state(home, "queued")
+        newer = send(gateway, gateway.chat(), x_tiergate_session="why")
+        waited = answer(older)[1]["x-request-id"]
+    assert answer(newer)[0] == 200
+    stream = gateway.stream(headers={"x-tiergate-session": "why"}, max_tokens=ENDLESS)
+    stream.read(3)
+    assert answer(send(gateway, gateway.chat(), x_tiergate_session="why"))[0] == 200
+    stream.rest()
+    for request_id in (waited, stream.id):
+        row, why = gateway.row(request_id), gateway.command("why", request_id)
+        assert why["state"] == "recorded" and why["outcome"] == "superseded" and why["held_tokens"] > ENDLESS
+        assert (why["prompt_tokens"], why["completion_tokens"]) == (row["prompt_tokens"], row["completion_tokens"])
+        assert (why["first_token_ms"] is None) == (why["completion_tokens"] == why["steps"] == 0) == (request_id == waited)
+        said = why_text(gateway, request_id)
+        assert f"{request_id}: superseded\n" in said and "ms after acceptance: superseded\n" in said
+        assert ("none was made" in said) == (request_id == waited)
+
+
+def test_why_tells_of_a_request_that_is_held_and_not_accepted(home, gateway):
+    """The other gateway stands still between the hold and the line in its journal."""
+    open_key = f"tg:{{{gateway.tenant()}}}:open"
+    with second_gateway(home, "holder", TIERGATE_FAILPOINTS="hold.after=stop@1") as (other, process, _):
+        try:
+            connection = send(other, other.chat(max_tokens=9))
+            request_id = wait_for(lambda: gateway.redis("SMEMBERS", open_key).decode(), 20, "nothing is held")
+            why, said = gateway.command("why", request_id), why_text(gateway, request_id)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert answer(connection)[1]["x-request-id"] == request_id
+    assert (why["state"], why["granted"], why["sent_tokens"], why["prefilled"]) == ("held", 9, 0, False)
+    assert why["held_tokens"] == why["prompt_tokens"] + 9
+    assert f"{request_id}: held, not accepted; released without a row" in said
 
 
 def test_a_burst_of_one_session_leaves_the_newest_alone(home, gateway):

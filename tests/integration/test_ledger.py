@@ -13,12 +13,16 @@ from installation import BINARY, Installation, wait_for
 
 CHAT = "/v1/chat/completions"
 LONG = 300  # tokens of a stream that something happens to and that is read to its end
+POISON = 333  # tokens of a prompt that kills its worker
 ENDLESS = 6000  # of one that is not: no machine makes them while the test acts; fits the model's context
 
 
 @pytest.fixture(scope="module")
 def home(model_file, tmp_path_factory):
-    installation = Installation(tmp_path_factory.mktemp("ledger"), "--set", "gateway.resume_ms=6000").start()
+    installation = Installation(tmp_path_factory.mktemp("ledger"), "--set", "gateway.resume_ms=6000")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TIERGATE_FAILPOINTS", f"worker.prompt.{POISON}=kill")
+        installation.start()
     yield installation
     try:
         assert installation.stop() == 0, installation.said()
@@ -178,6 +182,22 @@ def test_a_worker_that_stays_dead_ends_the_stream_with_an_error_event(home, gate
     assert row["completion_tokens"] == stream.tokens() >= 9
     assert row["outcome"] == "worker_lost"
     home.wait_new_pid("worker", worker)
+
+
+def test_why_tells_of_a_request_that_killed_its_workers(gateway):
+    prompt = " river" * POISON
+    assert gateway.post("/v1/tokenize", {"model": gateway.model, "prompt": prompt})[2]["count"] == POISON
+    status, headers, body = gateway.post("/v1/completions", {"model": gateway.model, "prompt": prompt, "max_tokens": 3})
+    assert (status, body["error"]["code"]) == (500, "poison_request")
+    request_id = headers["x-request-id"]
+    row, why = gateway.row(request_id), gateway.command("why", request_id)
+    assert row["outcome"] == why["outcome"] == "dead_letter" and why["state"] == "recorded"
+    assert (why["attempts"], why["prompt_tokens"], why["completion_tokens"], why["steps"], why["money"]) == (3, 0, 0, 0, 0)
+    assert why["first_token_ms"] is None and why["held_tokens"] == POISON + 3
+    line = [BINARY, "why", request_id, "--config", f"{gateway.ready['data_dir']}/run.ini"]
+    said = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    assert f"{request_id}: dead_letter\n" in said and "ms after acceptance: dead_letter\n" in said
+    assert "attempts     3, " in said and "none was made" in said
 
 
 # ---- a gateway that dies
