@@ -2,6 +2,7 @@
 import random
 import re
 import signal
+import struct
 import threading
 import time
 
@@ -178,6 +179,58 @@ def test_a_demand_without_max_tokens_holds_its_share_and_no_more(fleet, prompt_t
     waiting.join()
     exact.join()
     assert told == [200] * (CLIENTS + 1)
+
+
+def test_the_first_limit_of_a_scope_does_not_count_what_runs_then(fleet, prompt_tokens):
+    """What runs is not held there and not given back there: used on top, once. Later requests get the limit to the token."""
+    user, limit, told = "first", 200, {}
+    key = fleet.make_key(user)
+    ((tenant, ident),) = fleet.sql(f"SELECT tenant_id, id FROM users WHERE name = '{user}'")
+    scope, clients = "tg:{%s}:s:u:%s" % (tenant, ident), [fleet.client(i, key) for i in range(2)]
+
+    def ask(name, tokens):
+        body = {"messages": PROMPT, "max_tokens": tokens, "ignore_eos": True}
+        thread = threading.Thread(target=lambda: told.update({name: fleet.client(0, key).ask(body)}))
+        thread.start()
+        return thread
+
+    def counters():
+        """Tokens of the day, of the month; requests, tokens and money held."""
+        numbers = struct.unpack("<11d", fleet.redis_call("GET", scope))
+        return numbers[4], numbers[6], *numbers[8:]
+
+    def is_limited(client):
+        """A request that is too large is refused; before the gateway has heard of the limit, its deadline ends it unrun."""
+        return client.ask({"messages": PROMPT, "max_tokens": limit}, {"x-tiergate-deadline-ms": "200"})[0] == 429
+
+    def n_held():
+        return fleet.redis_call("SCARD", "tg:{%s}:open" % tenant)
+
+    for worker in fleet.roles("w"):
+        worker.send(signal.SIGSTOP)
+    try:
+        older = ask("older", 3 * limit)
+        wait_for(lambda: n_held() == 1, 20, "it is not held")
+        fleet.limit(user, tokens_per_day=limit)
+        wait_for(lambda: all(map(is_limited, clients)), 20, "the limit is not known")
+        newer = ask("newer", 20)
+        wait_for(lambda: counters() == (0, 0, 1, prompt_tokens + 20, 3 * prompt_tokens + 7 * 20), 20, lambda: str(counters()))
+    finally:
+        for worker in fleet.roles("w"):
+            worker.send(signal.SIGCONT)
+    older.join()
+    newer.join()
+    assert [told[name][0] for name in ("older", "newer")] == [200, 200]
+    on_top, counted = (told[name][2]["usage"]["total_tokens"] for name in ("older", "newer"))
+    assert on_top > limit and counters() == (counted, counted, 0, 0, 0)
+    rest, client = {"messages": PROMPT, "ignore_eos": True}, clients[1]
+    assert client.ask(rest | {"max_tokens": limit - counted - prompt_tokens + 1})[0] == 429
+    assert client.ask(rest | {"max_tokens": limit - counted - prompt_tokens})[0] == 200
+    assert client.ask(rest | {"max_tokens": 1})[0] == 429 and counters() == (limit, limit, 0, 0, 0)
+    wait_for(fleet.adds_up, 30, fleet.verify)
+    assert sum(p + c for _, p, c, _ in fleet.rows(user)) == limit + on_top
+    fleet.redis_call("DEL", scope)  # loaded anew it has the ledger's sums
+    assert client.ask(rest | {"max_tokens": 1})[0] == 429 and counters() == (limit + on_top, limit + on_top, 0, 0, 0)
 
 
 def test_rows_that_wait_for_the_database_show_in_the_metrics(fleet):
