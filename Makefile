@@ -95,15 +95,15 @@ unit-%: ## build and run one room's unit tests: make unit-base
 .PHONY: format format-check layers docs-check clean help
 format: ## rewrite sources with clang-format 14
 	clang-format-14 -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
-format-check:
+format-check: ## fail when clang-format 14 would change a source
 	clang-format-14 --dry-run -Werror $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 layers: ## fail when an include breaks the room table
 	python3 tools/layers.py
 docs-check: ## hold the pages to the code: paths, functions and links exist
 	@python3 tools/docs_check.py
-clean:
+clean: ## remove build/
 	rm -rf build
-help:
+help: ## this list
 	@grep -hE '^[a-z_%-]+:.*##' Makefile mk/*.mk 2>/dev/null | sed -E 's/:.*## / - /'
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

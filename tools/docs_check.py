@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Holds docs/*.md and README.md to the code: every `path` in backticks that looks like a file of the tree exists, every
-`name()` is defined somewhere in it, and every relative link leads to a file; every metric that the code registers is told in
+`name()` is defined somewhere in it, every `make target` and `tiergate command` is one that its help tells, and every relative
+link leads to a file; every metric that the code registers is told in
 docs/operations.md, and no other. Prints "N passed, N failed, N skipped"."""
 import pathlib
 import re
@@ -12,6 +13,9 @@ FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=
 SOURCES = [f for f in FILES if f.endswith((".c", ".h", ".lua", ".py"))]
 CODE = "\n".join((ROOT / f).read_text(errors="replace") for f in SOURCES if (ROOT / f).exists())
 DEFINED = set(re.findall(r"\b([a-z_][a-z0-9_]*)\(", CODE))
+MAKEFILES = "\n".join(f.read_text() for f in [ROOT / "Makefile", *(ROOT / "mk").glob("*.mk")])
+WORDS = {"make": re.findall(r"^([a-z-]+%?):.*##", MAKEFILES, re.M),
+         "tiergate": re.findall(r"\{\"([a-z-]+)\", command_", (ROOT / "cli/main.c").read_text())}
 ROOMS = {f.split("/")[0] for f in FILES if "/" in f}
 
 
@@ -22,6 +26,10 @@ def claims(text):
             yield "function", span[:-2]
         elif re.fullmatch(r"[A-Za-z_0-9.\-]+(/[A-Za-z_0-9.\-]*)+", span) and span.split("/")[0] in ROOMS:
             yield "path", span
+        elif word := re.match(r"(make|tiergate) ([a-z][a-z-]*)", span):
+            yield word[1], word[2]
+    for program, word in re.findall(r"^(?: {4})?(make|tiergate) ([a-z][a-z-]*) ", text, re.M):
+        yield program, word
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in link:
             yield "link", link
@@ -32,6 +40,8 @@ def holds(kind, what, page):
         return what in DEFINED
     if kind == "link":
         return (page.parent / what).exists()
+    if kind in WORDS:
+        return any(what == word or (word[-1] == "%" and what.startswith(word[:-1])) for word in WORDS[kind])
     return any(f == what or f.startswith(what.rstrip("/") + "/") for f in FILES)
 
 
