@@ -18,7 +18,8 @@ LONG = 2500  # tokens of a stream that outlasts a worker's drain
 @pytest.fixture(scope="module")
 def fleet():
     with running(gateways=2, workers=2, context=4096, options={
-            "gateway.drain_grace_ms": 1000, "worker.drain_ms": 100, "worker.kv_bytes": "64MiB"}) as fleet:
+            "gateway.drain_grace_ms": 1000, "worker.drain_ms": 100, "worker.kv_bytes": "64MiB",
+            "gateway.stream_buffer_bytes": "16MiB"}) as fleet:  # the tiny model outruns a client on a busy machine
         yield fleet
 
 
