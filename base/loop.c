@@ -93,9 +93,20 @@ static void free_ios(loop_io **list) {
     }
 }
 
+// What these defer is for the next turn, which comes at once.
+static void run_deferred(loop *l) {
+    size_t n = l->deferred.n;
+    for (size_t i = 0; i < n; i++)
+        l->deferred.items[i].fn(l->deferred.items[i].ctx);
+    l->deferred.n -= n;
+    if (l->deferred.n)
+        memmove(l->deferred.items, l->deferred.items + n, l->deferred.n * sizeof(letter));
+}
+
 void loop_free(loop *l) {
     if (!l)
         return;
+    run_deferred(l);
     free_ios(&l->live);
     free_ios(&l->dead);
     for (size_t i = 0; i < l->n_timers; i++)
@@ -260,16 +271,6 @@ void loop_post(loop *l, loop_fn *fn, void *ctx) {
 }
 
 void loop_defer(loop *l, loop_fn *fn, void *ctx) { put_letter(&l->deferred, fn, ctx); }
-
-// What these defer is for the next turn, which comes at once.
-static void run_deferred(loop *l) {
-    size_t n = l->deferred.n;
-    for (size_t i = 0; i < n; i++)
-        l->deferred.items[i].fn(l->deferred.items[i].ctx);
-    l->deferred.n -= n;
-    if (l->deferred.n)
-        memmove(l->deferred.items, l->deferred.items + n, l->deferred.n * sizeof(letter));
-}
 
 static void read_inbox(loop *l) {
     l->has_own = false;

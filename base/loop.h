@@ -25,7 +25,7 @@ void loop_timer_remove(loop *l, loop_timer *t);
 // Entered by any thread; run on the loop's thread in order of posting. Never fails, never blocks
 // for long.
 void loop_post(loop *l, loop_fn *fn, void *ctx);
-// Runs once at the end of this turn, after the tick; from the loop's thread only.
+// Runs once at the end of this turn, after the tick, or in loop_free; from the loop's thread only.
 void loop_defer(loop *l, loop_fn *fn, void *ctx);
 // Called once a turn, after all events of that turn (libmicrohttpd's MHD_run lives here); returns
 // the most ms to sleep, -1: any.
