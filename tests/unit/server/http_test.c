@@ -102,7 +102,7 @@ static void head_gets_the_head_only(void **state) {
     wire_puts(&w, "HEAD /big?bytes=100" HOST "\r\nGET /later" HOST "\r\n");
     assert_non_null(wire_until(&w, "later"));
     assert_non_null(strcasestr(w.in.data, "content-length: 100\r\n"));
-    assert_null(strstr(w.in.data, "bbb"));
+    assert_null(strstr(w.in.data, "bbbbbbbbbbbbbbbbbbbb")); // longer than what ids may hold
     wire_close(&w);
 }
 
