@@ -5,8 +5,8 @@
 #define WORKER_PACE_H
 #include <stdint.h>
 
-#define PACE_LEAST 16 // prompt tokens of a pass: a prompt always goes on
-#define PACE_SIZES 8  // of company: 1, 2, 3-4, 5-8, ... 65 and more rows
+#define PACE_LEAST 4 // prompt tokens of a pass: a prompt always goes on
+#define PACE_SIZES 8 // of company: 1, 2, 3-4, 5-8, ... 65 and more rows
 
 typedef struct pace {             // starts as zeros but for percent
     int percent;                  // 0: prompts take what the pass has room for
