@@ -95,7 +95,7 @@ const config_row config_rows[] = {
     {"worker", "prefill_percent", CONFIG_NUMBER, FIELD(prefill_percent), .least = 0, .most = 100000,
      .value = "80",
      .help = "While sequences decode, the time that prompts may take of a pass, in percent of the "
-             "decoding's own: running streams slow down by no more. 0: no such limit."},
+             "decoding's own (but 4 tokens always go on). 0: no such limit."},
     {"worker", "draft_rows", CONFIG_NUMBER, FIELD(draft_rows), .least = 0, .most = 64, .value = "8",
      .help = "A pass with fewer sequences is filled up to so many rows with guesses from the text "
              "so far (prompt lookup); they change the speed, never the text. 0: none."},

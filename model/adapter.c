@@ -92,20 +92,6 @@ static int read_scale(peft *p, err *e) {
 
 // ---- tensors
 
-static int type_of(const safetensor *t, uint32_t *type, err *e) {
-    static const struct {
-        const char *dtype;
-        uint32_t type;
-    } types[] = {{"F32", 0}, {"F16", 1}, {"BF16", 30}};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (!strcmp(t->dtype, types[i].dtype)) {
-            *type = types[i].type;
-            return 0;
-        }
-    return err_set(e, ERR_UNSUPPORTED, NULL,
-                   "tensor '%.80s' is %s; F32, F16 and BF16 are supported", t->name, t->dtype);
-}
-
 static int map_tensor(const safetensor *t, tensor *out, err *e) {
     static const char *const names[][2] = {
         {"self_attn.q_proj", "attn_q"}, {"self_attn.k_proj", "attn_k"},
@@ -114,7 +100,7 @@ static int map_tensor(const safetensor *t, tensor *out, err *e) {
         {"mlp.down_proj", "ffn_down"}};
     int layer, end = 0;
     out->from = t;
-    if (type_of(t, &out->type, e))
+    if (safetensor_float_type(t, &out->type, e))
         return -1;
     if (t->n_dims == 2 &&
         sscanf(t->name, "base_model.model.model.layers.%4d.%n", &layer, &end) == 1 && end &&

@@ -71,20 +71,6 @@ static bool is_left_out(const hf *d, const char *name) {
     return d->config.tied && !strcmp(name, "lm_head.weight");
 }
 
-static int type_of(const safetensor *t, uint32_t *type, err *e) {
-    static const struct {
-        const char *dtype;
-        uint32_t type;
-    } types[] = {{"F32", 0}, {"F16", 1}, {"BF16", 30}};
-    for (size_t i = 0; i < N(types); i++)
-        if (!strcmp(t->dtype, types[i].dtype)) {
-            *type = types[i].type;
-            return 0;
-        }
-    return err_set(e, ERR_UNSUPPORTED, NULL,
-                   "tensor '%.80s' is %s; F32, F16 and BF16 are supported", t->name, t->dtype);
-}
-
 static int map_packed(hf *d, const safetensor *t, err *e) {
     gguf_tensor *to = &d->tensors[d->n_tensors];
     const char *stem =
@@ -102,7 +88,7 @@ static int map_tensor(hf *d, const safetensor *t, err *e) {
     const char *name = mapped_name(d, t->name);
     if (d->config.quant != HF_FLOATS && ends_with(t->name, PACKED))
         return map_packed(d, t, e);
-    if (type_of(t, &to->type, e))
+    if (safetensor_float_type(t, &to->type, e))
         return -1;
     to->name = (gguf_string){name, strlen(name)};
     to->n_dims = t->n_dims > 0 ? t->n_dims : 1;

@@ -342,3 +342,17 @@ const safetensor *safetensors_find(const safetensors *f, const char *name) {
     }
     return NULL;
 }
+
+int safetensor_float_type(const safetensor *t, uint32_t *type, err *e) {
+    static const struct {
+        const char *dtype;
+        uint32_t type;
+    } types[] = {{"F32", 0}, {"F16", 1}, {"BF16", 30}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (!strcmp(t->dtype, types[i].dtype)) {
+            *type = types[i].type;
+            return 0;
+        }
+    return err_set(e, ERR_UNSUPPORTED, NULL,
+                   "tensor '%.80s' is %s; F32, F16 and BF16 are supported", t->name, t->dtype);
+}

@@ -30,6 +30,8 @@ void safetensors_close(safetensors *f); // NULL is fine
 size_t safetensors_count(const safetensors *f);
 const safetensor *safetensors_at(const safetensors *f, size_t i);           // by offset; i < count
 const safetensor *safetensors_find(const safetensors *f, const char *name); // NULL: none
+// GGUF's number of t's type. ERR_UNSUPPORTED names the tensor unless it is F32, F16 or BF16.
+int safetensor_float_type(const safetensor *t, uint32_t *type, err *e);
 uint64_t safetensors_file_bytes(const safetensors *f);
 // Bytes before the data: length and header.
 uint64_t safetensors_head_bytes(const safetensors *f);
