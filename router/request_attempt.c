@@ -255,24 +255,29 @@ static void leave_run(request *q) {
         request_move(q, QUEUED);
 }
 
-void request_redeliver(request *q, const char *why) {
+// Always with a number of its own, so that no frame of an earlier run passes the fence.
+static void enqueue_next(request *q) {
     queue_place old = q->place;
-    log_event(LOG_WARN, "request.redeliver", "{s:s,s:s,s:i}", "id", q->id, "why", why, "attempt",
-              q->place.attempt);
-    metric_add(q->r->s->metrics.redelivered, 1);
-    if (q->place.attempt >= ATTEMPTS_MOST) {
-        close_dead(q);
-        return;
-    }
     leave_run(q);
     q->place.attempt++;
-    if (q->place.attempt == ATTEMPTS_MOST)
+    if (q->n_lost == ATTEMPTS_MOST - 1)
         q->place.lane = LANE_LAST;
     request_enqueue(q, &old);
 }
 
-void request_requeue(request *q) {
+void request_redeliver(request *q, const char *why) {
+    log_event(LOG_WARN, "request.redeliver", "{s:s,s:s,s:i}", "id", q->id, "why", why, "attempt",
+              q->place.attempt);
+    metric_add(q->r->s->metrics.redelivered, 1);
+    if (q->n_lost == ATTEMPTS_MOST - 1) {
+        close_dead(q);
+        return;
+    }
+    q->n_lost++;
+    enqueue_next(q);
+}
+
+void request_give_back(request *q) {
     log_event(LOG_INFO, "request.returned", "{s:s,s:i}", "id", q->id, "attempt", q->place.attempt);
-    leave_run(q);
-    request_enqueue(q, NULL);
+    enqueue_next(q);
 }

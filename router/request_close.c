@@ -52,7 +52,7 @@ static void fill_row(request *q) {
     fill_trace(q);
     w->at_ms = clock_unix_ms(); // until settle says it
     snprintf(w->outcome, sizeof w->outcome, "%s", request_outcome_name(q->outcome));
-    w->attempts = q->place.attempt;
+    w->attempts = q->n_lost + 1;
     w->prompt = q->is_prefilled ? q->spec->n_prompt : 0;
     w->cached = q->cached < w->prompt ? q->cached : w->prompt;
     w->completion = handed_tokens(q);

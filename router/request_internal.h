@@ -98,7 +98,8 @@ struct request {
 
     // attempt: compared with frames by this thread only (R1)
     queue_place
-        place; // of the current attempt; tier, tenant and id point into the entry and this struct
+        place;  // of the current attempt; tier, tenant and id point into the entry and this struct
+    int n_lost; // attempts given up: silence, a gap, a refusal; not those that a worker gave back
     bool has_run, is_enqueued;
     uint64_t run, worker;
     int64_t heard_ms;        // the last frame of the run
@@ -236,8 +237,8 @@ void quota_loader_submit(quota_loader *w, request *q, const quota_answer *miss);
 // ---- request_attempt.c: enqueue, redelivery
 void request_enqueue(request *q, const queue_place *old);
 void request_redeliver(request *q, const char *why);
-// Its worker goes and gave it back: the same attempt once more, by another one.
-void request_requeue(request *q);
+// Its worker goes and gave it back: the next attempt, and nothing was lost.
+void request_give_back(request *q);
 void request_check_waiting(router *r); // scores of all queued entries
 bool router_is_full(router *r, const request_spec *spec, err *e);
 

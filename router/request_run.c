@@ -48,13 +48,13 @@ static void take_claim(request *q, uint64_t worker, const reply_frame *f) {
     q->worker = worker;
     q->left_queue_ms = 0;
     q->resume_until_ms = 0;
-    if (q->place.attempt == 1)
+    if (!q->n_lost)
         q->queue_ms = f->queue_ms;
     request_move(q, RUNNING);
 }
 
 static void take_begun(request *q, const reply_frame *f) {
-    if (q->place.attempt > 1)
+    if (q->n_lost)
         return;
     q->queue_ms = f->queue_ms;
     q->queue_steps = f->queue_steps;
@@ -136,7 +136,7 @@ static void take_frame(request *q, const reply_frame *f) {
         q->cached = f->cached;
     }
     if (is_returned(f)) {
-        request_requeue(q);
+        request_give_back(q);
     } else if (f->flags & REPLY_REFUSED) {
         request_redeliver(q, "refused");
     } else if (f->flags & REPLY_FAILED) {

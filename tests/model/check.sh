@@ -66,7 +66,10 @@ if [ "${1:-}" = quick ]; then
     for m in NO_FENCE FENCE_ON_ATTEMPT SWEEP_WITHOUT_FENCE SWEEP_TAKES_HOLDS NO_MARK DROP_BEFORE_COMMIT COUNT_ON_CONFLICT; do caught request $m -DBUDGET=1; done
     for m in HOLD_IN_TWO_STEPS RELEASE_TWICE; do caught quota $m; done
 else
-    for m in $(mutants request); do caught request "$m" -DBUDGET=1; done
+    for m in $(mutants request); do
+        [ "$m" = RETURN_KEEPS_NUMBER ] && faults=2 || faults=1
+        caught request "$m" -DBUDGET=$faults
+    done
     for m in $(mutants quota); do caught quota "$m"; done
     holds quota
     holds request -DBUDGET=1

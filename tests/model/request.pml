@@ -9,7 +9,7 @@
  *   release               step 2                request_hold.c: release_hold, router_release_holds
  *   queued_or_running     steps 3, 6; R1        request_attempt.c: request_enqueue; request_run.c: passes, take_tokens
  *   redeliver             R2, R3                request_attempt.c: request_redeliver; request_run.c: request_check_silence
- *   returned              R3                    request_attempt.c: request_requeue; worker.c: give_back
+ *   returned              R3                    request_attempt.c: request_give_back; worker.c: give_back
  *   closing               step 7                request_close.c: request_close, send_settle
  *   settle_answered       step 7, R7            request_close.c: on_settled, end_is_failed, request_check_closing
  *   unrecorded            step 8                recorder.c: run, settle_all, insert_patiently, tell
@@ -26,7 +26,8 @@
  * stopped and cut-off parties are all covered, and time itself is not. Each atomic block is one step of the real system: a
  * call of Redis, a commit, an append, a write to the client's socket.
  *
- * BUDGET    faults of all kinds together          ATTEMPTS  3 in the product; 2 show the same races
+ * BUDGET    faults of all kinds together
+ * ATTEMPTS  that a worker may lose; 3 in the product, 2 show the same races. One that a worker gives back does not count.
  * Mutants: -DMUTANT_<NAME>; each must break an assertion. */
 #ifndef BUDGET
 #define BUDGET 2
@@ -34,6 +35,7 @@
 #ifndef ATTEMPTS
 #define ATTEMPTS 2
 #endif
+#define NUMBERS (ATTEMPTS + BUDGET) /* of attempts: as many as may be lost, and giving one back is a fault; 3 or 4 */
 #define TOKENS 2 /* of a complete answer */
 #define RETURNED 99 /* instead of a position: the worker goes, and this run is over */
 
@@ -48,8 +50,8 @@ mtype:record record = ABSENT;
 byte record_sent, record_tokens; /* the last report; what was settled */
 byte held, settled;
 bool lease;
-mtype:entry entry[ATTEMPTS + 1];
-byte entry_from[ATTEMPTS + 1]; /* tokens that the job already has */
+mtype:entry entry[NUMBERS + 1];
+byte entry_from[NUMBERS + 1]; /* tokens that the job already has */
 chan replies = [2] of { byte, byte, byte, byte }; /* attempt, run, the run's first position, position */
 
 /* ---- the gateway's process and disk; the ledger */
@@ -147,7 +149,8 @@ inline hand_over() {
 }
 
 proctype owner() {
-    byte attempt = 1, run_number, tokens; /* run_number: of the CLAIM that came first for this attempt */
+    byte attempt = 1, lost, tokens; /* lost: attempts that did not end well */
+    byte run_number;                /* of the CLAIM that came first for this attempt */
     bool is_complete;
 
 hold:
@@ -178,9 +181,13 @@ queued_or_running:
 #endif
 #endif
         :: f_at == RETURNED && run_number != f_run -> skip
-        :: f_at == RETURNED && run_number == f_run -> /* the same attempt once more */
+        :: f_at == RETURNED && run_number == f_run ->
+#ifdef MUTANT_RETURN_KEEPS_NUMBER
             run_number = 0;
             if :: lease -> mark(); enqueue(attempt, handed) :: else fi
+#else
+            goto next_attempt
+#endif
         :: else ->
             run_number = f_run;
             if
@@ -204,8 +211,16 @@ redeliver:
     atomic {
         if
         :: !alive -> goto out
-        :: alive && (attempt == ATTEMPTS || !lease) -> goto closing    /* dead letter */
-        :: alive && attempt < ATTEMPTS && lease ->
+        :: alive && (lost == ATTEMPTS - 1 || !lease) -> goto closing   /* dead letter */
+        :: alive && lost < ATTEMPTS - 1 && lease -> lost++; goto next_attempt
+        fi };
+
+next_attempt: /* also of one that was given back: with its old number a late message of an earlier run could pass */
+    atomic {
+        if
+        :: !alive -> goto out
+        :: alive && !lease -> goto closing
+        :: alive && lease ->
             cancel_entry(attempt);
             attempt++;
             run_number = 0;
@@ -275,8 +290,9 @@ idle:
         if
         :: entry[1] == WAITS -> attempt = 1
         :: entry[2] == WAITS -> attempt = 2
-#if ATTEMPTS > 2
         :: entry[3] == WAITS -> attempt = 3
+#if NUMBERS > 3
+        :: entry[4] == WAITS -> attempt = 4
 #endif
         fi;
         entry[attempt] = POPPED;
@@ -346,9 +362,9 @@ proctype lease_expiry() { atomic { !alive && lease -> lease = false } }
 
 /* Redis loses entries and replies. */
 inline forget_queue() {
-    entry[1] = NEVER; entry[2] = NEVER;
-#if ATTEMPTS > 2
-    entry[3] = NEVER;
+    entry[1] = NEVER; entry[2] = NEVER; entry[3] = NEVER;
+#if NUMBERS > 3
+    entry[4] = NEVER;
 #endif
     do :: nempty(replies) -> replies?_, _, _, _ :: empty(replies) -> break od
 }
@@ -374,8 +390,9 @@ proctype faults() {
         :: true -> budget--; redis_fault = true; forget_queue()                   /* .. entries and replies */
         :: entry[1] == POPPED -> budget--; redis_fault = true; entry[1] = WAITS   /* .. a claim or a cancel */
         :: entry[2] == POPPED -> budget--; redis_fault = true; entry[2] = WAITS
-#if ATTEMPTS > 2
         :: entry[3] == POPPED -> budget--; redis_fault = true; entry[3] = WAITS
+#if NUMBERS > 3
+        :: entry[4] == POPPED -> budget--; redis_fault = true; entry[4] = WAITS
 #endif
         :: true -> budget--                                                       /* or this fault never happens */
         fi }
@@ -401,7 +418,7 @@ proctype checker() {
 init {
     atomic {
         alive = true; lease = true;
-        entry[1] = NEVER; entry[2] = NEVER;
+        forget_queue();
         run owner(); run recovery(); run lease_expiry();
         run worker(1); run worker(2); run sweeper(); run faults(); run checker()
     }

@@ -703,6 +703,47 @@ static void after_three_attempts_it_is_a_dead_letter(void **state) {
     life_close(&f);
 }
 
+#define RETURNS 4 // more than attempts may be lost
+
+// One token each time, then it goes; a late frame of an earlier run comes between.
+static void return_it_often(life_worker *w) {
+    for (int i = 0; i <= RETURNS && life_claim(w, 3000); i++) {
+        job *seen = w->ctx;
+        seen[i] = w->job;
+        if (i) {
+            w->attempt_shift = seen[i - 1].attempt - seen[i].attempt;
+            w->run--;
+            life_send_claim(w);
+            w->run++;
+            w->attempt_shift = 0;
+        }
+        life_send_claim(w);
+        life_send(w, i ? 0 : REPLY_PREFILLED, 0, i, 1, "x");
+        if (i < RETURNS)
+            life_send(w, REPLY_RETURNED, 0, 0, 0, "");
+    }
+    life_send(w, REPLY_LAST, 0, RETURNS + 1, 1, "x");
+}
+
+static void what_workers_give_back_is_the_next_attempt_and_counts_as_none(void **state) {
+    (void)state;
+    life_client c;
+    job seen[RETURNS + 1] = {0};
+    life_open(&f);
+    life_client_init(&c, &f, RETURNS + 2);
+    life_worker *w = life_worker_start(&f, return_it_often, seen);
+    submit(&c);
+    assert_true(life_run(&f, life_client_ended, &c, 6000));
+    life_worker_join(w);
+    assert_int_equal(c.end.outcome, OUTCOME_OK);
+    assert_string_equal(c.text, "xxxxxx");
+    for (int i = 0; i <= RETURNS; i++)
+        assert_true(seen[i].attempt == i + 1 && seen[i].so_far[0].n == i);
+    assert_true(life_wait_rows(&f, 1, 3000));
+    assert_int_equal(life_number(&f, "SELECT attempts FROM usage"), 1);
+    life_close(&f);
+}
+
 static void fail_it(life_worker *w) {
     if (!life_claim(w, 3000))
         return;
@@ -825,6 +866,7 @@ int main(void) {
         LIFE(what_has_not_begun_waits_for_its_deadline),
         LIFE(a_gap_is_made_again_by_another_attempt),
         LIFE(after_three_attempts_it_is_a_dead_letter),
+        LIFE(what_workers_give_back_is_the_next_attempt_and_counts_as_none),
         LIFE(an_engine_that_fails_ends_the_request),
         LIFE(a_drained_router_takes_nothing_new_and_finishes_the_rest),
         LIFE(a_router_that_closes_tells_its_clients_and_their_rows_come),
