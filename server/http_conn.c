@@ -147,9 +147,7 @@ void conn_put(conn *c, const void *p, size_t n) {
     conn_mark_dirty(c);
 }
 
-// -1: the connection is broken.
-static int write_out(conn *c) {
-    uint64_t before = c->n_taken;
+int conn_drain(conn *c) {
     while (conn_pending(c) > 0) {
         size_t took;
         io_result r = io_write(c, c->out.data + c->out_at, (size_t)conn_pending(c), &took);
@@ -168,7 +166,14 @@ static int write_out(conn *c) {
         buf_consume(&c->out, c->out_at);
         c->out_at = 0;
     }
-    if (c->n_taken != before && c->x)
+    return 0;
+}
+
+// -1: the connection is broken.
+static int write_out(conn *c) {
+    if (conn_drain(c))
+        return -1;
+    if (c->x)
         exchange_tell_taken(c->x);
     return 0;
 }

@@ -291,13 +291,25 @@ static void put_framed(exchange *x, const void *p, size_t n) {
     put_stream(x, "\r\n", 2);
 }
 
+// With n bytes more, too much waits for a client that did not even take what came before; more than
+// that may come in one turn. -1 of the socket: it is broken, which is no better.
+static bool is_over_cap(exchange *x, size_t n) {
+    conn *c = x->conn;
+    size_t most = x->reactor->server->o.stream_buffer_bytes;
+    if ((size_t)conn_pending(c) + x->early.len + n <= most)
+        return false;
+    if (conn_drain(c))
+        return true;
+    return conn_pending(c) > 0 && (size_t)conn_pending(c) + x->early.len + n > most;
+}
+
 void exchange_stream_write(exchange *x, const void *p, size_t n, uint64_t mark) {
     must_own(x);
     conn *c = x->conn;
     if (!c || c->is_cut || !x->is_streaming || x->is_done)
         return;
-    if ((size_t)conn_pending(c) + x->early.len + n > x->reactor->server->o.stream_buffer_bytes) {
-        c->is_cut = true; // it does not read
+    if (is_over_cap(x, n)) {
+        c->is_cut = true;
         conn_mark_dirty(c);
         return;
     }

@@ -171,7 +171,8 @@ void conn_mark_dirty(conn *c); // look at it at the end of the turn
 void conn_end(conn *c);        // no request will follow: writes what waits, then closes
 void conn_settle(conn *c);     // takes what was read, writes, sets what to wait for
 void conn_put(conn *c, const void *p, size_t n);
-bool conn_flush(conn *c); // writes what waits; false: the socket did not take all of it
+int conn_drain(conn *c);  // writes what waits as far as the socket takes it; -1: broken
+bool conn_flush(conn *c); // and tells `taken`; false: the socket did not take all of it
 void conn_refuse(conn *c, int status, const err *e); // answers for the transport and ends
 void conn_next_request(conn *c);                     // the answer is whole
 void conn_sweep(reactor *r);

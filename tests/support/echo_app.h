@@ -22,7 +22,7 @@ typedef struct echo_job {
     exchange *x;
     loop_timer *timer;
     int ms;
-    int left, bytes;
+    int left, bytes, burst;
     uint64_t mark;
     bool is_stream, is_flood, stops;
 } echo_job;
@@ -79,7 +79,8 @@ static inline void echo_taken(void *ctx, uint64_t mark) {
 static inline void echo_step(void *ctx) {
     echo_job *j = ctx;
     if (j->is_stream && j->left > 0) {
-        echo_event(j);
+        for (int i = 0; i < j->burst; i++)
+            echo_event(j);
         j->left--;
         return;
     }
@@ -102,20 +103,21 @@ static inline void echo_begin(void *ctx) {
         j->timer = loop_timer_add(l, j->ms, true, echo_step, j);
         return;
     }
-    for (; j->left > 0; j->left--) // everything at once
+    for (j->left *= j->burst; j->left > 0; j->left--) // everything at once
         echo_event(j);
     if (!j->is_flood)
         echo_finish(j);
 }
 
-// Query: ms between events (0: all at once), n events of so many bytes; after: ms to the begin;
-// stops: exchange_stream_stop after each event.
+// Query: ms between events (0: all at once), n events (or bursts of so many) of so many bytes;
+// after: ms to the begin; stops: exchange_stream_stop after each event.
 static inline void echo_wait(exchange *x, bool is_stream) {
     static const exchange_events events = {.taken = echo_taken, .gone = echo_gone};
     loop *l = reactor_loop(exchange_reactor(x));
     echo_job *j = calloc(1, sizeof *j);
     *j = (echo_job){.x = x, .is_stream = is_stream, .left = echo_number(x, "n", 3)};
     j->bytes = echo_number(x, "bytes", 16);
+    j->burst = echo_number(x, "burst", 1);
     j->ms = echo_number(x, "ms", 1);
     j->stops = echo_number(x, "stops", 0) != 0;
     j->is_flood = strcmp(exchange_path(x), "/flood") == 0;

@@ -415,7 +415,26 @@ static void a_half_close_inside_the_head_is_a_clean_close(void **state) {
     wire_close(&w);
 }
 
-// ---- clients that do not read
+// ---- clients that do not read, and one that does
+
+static void expect_stream(http_stage *s, const char *request, size_t n) {
+    wire w = stage_wire(s);
+    buf body = {0};
+    wire_puts(&w, request);
+    assert_int_equal(wire_answer(&w, &body), 200);
+    assert_int_equal(body.len, n);
+    assert_int_equal(atomic_load(&echo_seen.gone), 0);
+    buf_release(&body);
+    wire_close(&w);
+}
+
+#define BURST_BYTES (40 * (5000 + 8)) // three times the cap, and less than a socket takes at once
+
+static void a_burst_over_the_cap_in_one_turn_cuts_nobody_who_reads(void **state) {
+    expect_stream(*state, "GET /stream?n=3&ms=20&burst=40&bytes=5000" HOST "\r\n", 3 * BURST_BYTES);
+    expect_stream(*state, "GET /stream?n=40&ms=0&bytes=5000" HOST "\r\n", BURST_BYTES);
+    expect_stream(*state, "GET /stream?n=1&ms=20&bytes=199992" HOST "\r\n", 200000);
+}
 
 static void a_client_that_does_not_read_its_stream_is_cut_at_the_cap(void **state) {
     http_stage *s = *state;
@@ -705,6 +724,7 @@ int main(void) {
         TLS(close_notify_alone_gets_its_answer),
         TLS(a_fin_over_tls_is_a_clean_close),
         BOTH(a_half_close_inside_the_head_is_a_clean_close),
+        BOTH(a_burst_over_the_cap_in_one_turn_cuts_nobody_who_reads),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read_its_stream_is_cut_at_the_cap,
                                         open_patient, close_stage),
         cmocka_unit_test_setup_teardown(a_client_that_does_not_read_its_stream_is_cut_at_the_cap,
