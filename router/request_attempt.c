@@ -278,6 +278,10 @@ void request_redeliver(request *q, const char *why) {
 }
 
 void request_give_back(request *q) {
+    if (++q->n_returned > RETURNS_MOST) { // whoever takes it goes: there must be an end
+        request_redeliver(q, "given back too often");
+        return;
+    }
     log_event(LOG_INFO, "request.returned", "{s:s,s:i}", "id", q->id, "attempt", q->place.attempt);
     enqueue_next(q);
 }

@@ -17,6 +17,7 @@
 #include "router/sweep.h"
 
 #define ATTEMPTS_MOST 3
+#define RETURNS_MOST 16 // from then on one that is given back is a lost one
 #define SILENCE_MS 5000 // R2
 #define TRUST_MS 4000   // R4
 #define LEASE_MS 5000
@@ -100,7 +101,9 @@ struct request {
     queue_place
         place;  // of the current attempt; tier, tenant and id point into the entry and this struct
     int n_lost; // attempts given up: silence, a gap, a refusal; not those that a worker gave back
-    bool has_run, is_enqueued;
+    int n_returned; // those
+    bool has_run;
+    bool is_begun; // a worker made its first pass with it
     uint64_t run, worker;
     int64_t heard_ms;        // the last frame of the run
     int64_t resume_until_ms; // a stream that lost its worker waits until then; 0: none does
@@ -237,7 +240,7 @@ void quota_loader_submit(quota_loader *w, request *q, const quota_answer *miss);
 // ---- request_attempt.c: enqueue, redelivery
 void request_enqueue(request *q, const queue_place *old);
 void request_redeliver(request *q, const char *why);
-// Its worker goes and gave it back: the next attempt, and nothing was lost.
+// Its worker goes and gave it back: the next attempt, and nothing was lost, RETURNS_MOST times.
 void request_give_back(request *q);
 void request_check_waiting(router *r); // scores of all queued entries
 bool router_is_full(router *r, const request_spec *spec, err *e);

@@ -48,14 +48,15 @@ static void take_claim(request *q, uint64_t worker, const reply_frame *f) {
     q->worker = worker;
     q->left_queue_ms = 0;
     q->resume_until_ms = 0;
-    if (!q->n_lost)
+    if (!q->n_lost && !q->is_begun)
         q->queue_ms = f->queue_ms;
     request_move(q, RUNNING);
 }
 
 static void take_begun(request *q, const reply_frame *f) {
-    if (q->n_lost)
+    if (q->n_lost || q->is_begun)
         return;
+    q->is_begun = true;
     q->queue_ms = f->queue_ms;
     q->queue_steps = f->queue_steps;
     metric_observe(q->r->s->metrics.queue_seconds, f->queue_ms / 1000.0);
@@ -126,6 +127,13 @@ static int furthest(const request *q) {
     return n;
 }
 
+static bool is_all_last(const request *q) {
+    for (int i = 0; i < q->spec->n_choices; i++)
+        if (!q->choices[i].is_last)
+            return false;
+    return true;
+}
+
 static void take_frame(request *q, const reply_frame *f) {
     err e = {0};
     q->engine_us += f->engine_us;
@@ -136,7 +144,8 @@ static void take_frame(request *q, const reply_frame *f) {
         q->cached = f->cached;
     }
     if (is_returned(f)) {
-        request_give_back(q);
+        if (!is_all_last(q)) // else the client only has to read what there is
+            request_give_back(q);
     } else if (f->flags & REPLY_REFUSED) {
         request_redeliver(q, "refused");
     } else if (f->flags & REPLY_FAILED) {
@@ -226,13 +235,6 @@ void router_take_reply(router *r, const reply *m) {
 }
 
 // ---- ends and silences
-
-static bool is_all_last(const request *q) {
-    for (int i = 0; i < q->spec->n_choices; i++)
-        if (!q->choices[i].is_last)
-            return false;
-    return true;
-}
 
 void request_finish_if_complete(request *q) {
     if (!request_is_open(q) || !is_all_last(q))

@@ -27,7 +27,8 @@
  * call of Redis, a commit, an append, a write to the client's socket.
  *
  * BUDGET    faults of all kinds together
- * ATTEMPTS  that a worker may lose; 3 in the product, 2 show the same races. One that a worker gives back does not count.
+ * ATTEMPTS  that a worker may lose; 3 in the product, 2 show the same races. One that a worker gives back does not count
+ *           (in the product it does from the 17th on, so that there is an end).
  * Mutants: -DMUTANT_<NAME>; each must break an assertion. */
 #ifndef BUDGET
 #define BUDGET 2

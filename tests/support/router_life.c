@@ -317,7 +317,9 @@ void life_send(life_worker *w, unsigned flags, int choice, int from, int n, cons
                      .finish = !(flags & REPLY_LAST) ? FINISH_NONE
                                : w->finish           ? w->finish
                                                      : FINISH_STOP,
-                     .queue_ms = flags & REPLY_CLAIM ? (int)w->claimed.waited_ms : 0,
+                     .queue_ms = flags & REPLY_CLAIM   ? (int)w->claimed.waited_ms
+                                 : flags & REPLY_BEGUN ? w->begun_ms
+                                                       : 0,
                      .engine_us = 100};
     memcpy(f.id, w->claimed.id, sizeof f.id);
     reply m = {.worker = w->id, .frames = &f, .n_frames = 1};

@@ -74,6 +74,7 @@ struct life_worker {
     job job; // of the last claim
     arena a;
     reply_finish finish;    // of LAST frames; FINISH_NONE: stop
+    int begun_ms;           // the wait that BEGUN frames tell
     int attempt_shift;      // added to the attempt of frames: to make foreign ones
     volatile bool is_alive; // the last reply was taken
 };

@@ -718,7 +718,8 @@ static void return_it_often(life_worker *w) {
             w->attempt_shift = 0;
         }
         life_send_claim(w);
-        life_send(w, i ? 0 : REPLY_PREFILLED, 0, i, 1, "x");
+        w->begun_ms = 10007 + i;
+        life_send(w, REPLY_BEGUN | (i ? 0 : REPLY_PREFILLED), 0, i, 1, "x");
         if (i < RETURNS)
             life_send(w, REPLY_RETURNED, 0, 0, 0, "");
     }
@@ -741,6 +742,60 @@ static void what_workers_give_back_is_the_next_attempt_and_counts_as_none(void *
         assert_true(seen[i].attempt == i + 1 && seen[i].so_far[0].n == i);
     assert_true(life_wait_rows(&f, 1, 3000));
     assert_int_equal(life_number(&f, "SELECT attempts FROM usage"), 1);
+    assert_int_equal(life_number(&f, "SELECT queue_ms FROM usage"), 10007); // until it first began
+    life_close(&f);
+}
+
+static void return_it_for_ever(life_worker *w) {
+    for (int *n = w->ctx; life_claim(w, *n < 19 ? 3000 : 300); ++*n) {
+        life_send_claim(w);
+        life_send(w, REPLY_RETURNED, 0, 0, 0, "");
+    }
+}
+
+static void what_every_worker_gives_back_is_a_dead_letter_in_the_end(void **state) {
+    (void)state;
+    life_client c;
+    int n = 0;
+    life_open(&f);
+    life_client_init(&c, &f, 4);
+    life_worker *w = life_worker_start(&f, return_it_for_ever, &n);
+    submit(&c);
+    assert_true(life_run(&f, life_client_ended, &c, 9000));
+    life_worker_join(w);
+    assert_int_equal(c.end.outcome, OUTCOME_DEAD_LETTER);
+    assert_int_equal(n, 16 + 3);
+    assert_true(life_wait_rows(&f, 1, 3000));
+    assert_int_equal(life_number(&f, "SELECT attempts FROM usage"), 3);
+    life_close(&f);
+}
+
+// Its answer is whole for the gateway, which takes no more than it granted; then it goes.
+static void make_5_and_go(life_worker *w) {
+    if (!life_claim(w, 3000))
+        return;
+    life_send_claim(w);
+    for (int i = 0; i < 5; i++)
+        life_send(w, i ? 0 : REPLY_PREFILLED, 0, i, 1, "x");
+    life_send(w, REPLY_RETURNED, 0, 0, 0, "");
+}
+
+static void what_is_given_back_with_nothing_left_to_make_only_waits_for_its_reader(void **state) {
+    (void)state;
+    life_client c;
+    f.c.resume_ms = 200;
+    life_open(&f);
+    life_client_init(&c, &f, 4);
+    c.takes = false;
+    life_worker *w = life_worker_start(&f, make_5_and_go, NULL);
+    submit(&c);
+    life_wait(&f, 1000);
+    life_worker_join(w);
+    assert_true(!c.is_ended && c.n[0] == 4);
+    request_handed(c.q, 0, 4);
+    assert_true(life_run(&f, life_client_ended, &c, 3000));
+    assert_int_equal(c.end.outcome, OUTCOME_OK);
+    assert_int_equal(c.end.finish[0], FINISH_LENGTH);
     life_close(&f);
 }
 
@@ -867,6 +922,8 @@ int main(void) {
         LIFE(a_gap_is_made_again_by_another_attempt),
         LIFE(after_three_attempts_it_is_a_dead_letter),
         LIFE(what_workers_give_back_is_the_next_attempt_and_counts_as_none),
+        LIFE(what_every_worker_gives_back_is_a_dead_letter_in_the_end),
+        LIFE(what_is_given_back_with_nothing_left_to_make_only_waits_for_its_reader),
         LIFE(an_engine_that_fails_ends_the_request),
         LIFE(a_drained_router_takes_nothing_new_and_finishes_the_rest),
         LIFE(a_router_that_closes_tells_its_clients_and_their_rows_come),
