@@ -1,6 +1,7 @@
 // Speed of the CPU backends, for people, beside the machine's limits measured in between: GOPS per
 // format and number of rows; then the sum of a step of some models, operation by operation, with
-// what the machine allows. Asserts nothing. Usage: kernels_bench [threads] [formats|steps|gemm].
+// what the machine allows; then attention. Asserts nothing.
+// Usage: kernels_bench [threads] [formats|gemm|steps|attention].
 // Weights rotate through copies larger than the caches near the processor, so that few rows are
 // measured from memory, as in a step.
 #include <stdio.h>
@@ -266,7 +267,88 @@ static void bench_model(ops *o, const shape *s) {
         product_close(&matrices[i]);
 }
 
-static void bench_backend(ops *o, bool formats, bool steps, bool gemm) {
+// ---- attention: prompt rows behind others, K and V from memory, as in a step of many layers
+enum { KV_HEADS = 2, MOST_KEYS = 4096 + MAX_ROWS };
+
+typedef struct reader {
+    ops *o;
+    kv_layer layers[MAX_COPIES];
+    int n_layers, at, group, head_dim;
+    seq_span span;
+    float *q, *y;
+} reader;
+
+static void run_reader(void *ctx) {
+    reader *r = ctx;
+    int heads = KV_HEADS * r->group;
+    r->o->attention(r->o, &(attention_args){r->q, r->y, heads * r->head_dim, heads,
+                                            &r->layers[r->at++ % r->n_layers], &r->span, 1});
+}
+
+static uint16_t *random_halves(size_t n) {
+    uint16_t *p = malloc(n * sizeof *p);
+    for (size_t i = 0; i < n; i++)
+        p[i] = f32_to_f16((float)(next_random() >> 8) * 0x1p-23f - 1);
+    return p;
+}
+
+static reader reader_open(ops *o, int head_dim, int group) {
+    reader r = {.o = o, .group = group, .head_dim = head_dim};
+    size_t values = (size_t)KV_HEADS * MOST_KEYS * (size_t)head_dim,
+           q = (size_t)KV_HEADS * MAX_ROWS * (size_t)(group * head_dim);
+    int32_t *pages = malloc(MOST_KEYS / 16 * sizeof *pages);
+    for (int i = 0; i < MOST_KEYS / 16; i++)
+        pages[i] = i;
+    r.span = (seq_span){.pages = pages, .n_pages = MOST_KEYS / 16};
+    for (size_t bytes = 0; bytes < POOL / 4; bytes += 4 * values)
+        r.layers[r.n_layers++] = (kv_layer){random_halves(values),
+                                            random_halves(values),
+                                            KV_F16,
+                                            MOST_KEYS / 16,
+                                            KV_HEADS,
+                                            16,
+                                            head_dim};
+    r.q = malloc(q * sizeof *r.q);
+    r.y = malloc(q * sizeof *r.y);
+    fill(r.q, q);
+    return r;
+}
+
+static void reader_close(reader *r) {
+    for (int i = 0; i < r->n_layers; i++)
+        free(r->layers[i].k), free(r->layers[i].v);
+    free((void *)r->span.pages), free(r->q), free(r->y);
+}
+
+static double attention_gflops(reader *r, int rows, int depth) {
+    r->span.n_rows = rows;
+    r->span.first = depth;
+    double seen = rows * (depth + (rows + 1) / 2.0);
+    return 4 * seen * KV_HEADS * r->group * r->head_dim / best_time(run_reader, r) * 1e-9;
+}
+
+static void bench_attention(ops *o) {
+    static const int rows[] = {1, 4, 16, 64, 512}, groups[] = {1, 3, 7};
+    printf("%s: GFLOPS of attention with 1 4 16 64 512 rows behind 512 | behind 4096 (registers: "
+           "%.0f)\n",
+           o->name, limit.float_gflops);
+    for (int dim = 64; dim <= 128; dim += 64)
+        for (int g = 0; g < 3; g++) {
+            reader r = reader_open(o, dim, groups[g]);
+            printf("  head_dim %3d, G %d:", dim, groups[g]);
+            for (int depth = 512; depth <= 4096; depth += 4096 - 512) {
+                for (int i = 0; i < 5; i++)
+                    printf(" %5.0f", attention_gflops(&r, rows[i], depth));
+                printf(depth == 512 ? "  |" : "\n");
+                fflush(stdout);
+            }
+            reader_close(&r);
+        }
+}
+
+static void bench_backend(ops *o, const char *part) {
+    bool all = *part == 0, gemm = strcmp(part, "gemm") == 0,
+         formats = all || gemm || strcmp(part, "formats") == 0;
     static const weight_type types[] = {WT_Q4_0, WT_Q4_1, WT_Q4_K, WT_Q5_0, WT_Q5_K,
                                         WT_Q6_K, WT_Q8_0, WT_F16,  WT_F32};
     static const shape shapes[] = {
@@ -281,8 +363,11 @@ static void bench_backend(ops *o, bool formats, bool steps, bool gemm) {
                "the last as a part of the integer peak\n");
     for (size_t i = 0; formats && i < sizeof types / sizeof types[0]; i++)
         bench_format(o, types[i], 4864, 1024, !gemm);
-    for (size_t i = 0; steps && i < sizeof shapes / sizeof shapes[0]; i++)
+    for (size_t i = 0; (all || strcmp(part, "steps") == 0) && i < sizeof shapes / sizeof shapes[0];
+         i++)
         bench_model(o, &shapes[i]);
+    if (all || strcmp(part, "attention") == 0)
+        bench_attention(o);
     printf("%s limits: %.0f GOPS of 8-bit integers, memory read %.1f GB/s\n", o->name,
            limit.int8_gops, limit.read_gbs);
 }
@@ -302,8 +387,7 @@ int main(int argc, char **argv) {
             printf("skip: %s\n", e.message);
             continue;
         }
-        bool gemm = strcmp(part, "gemm") == 0;
-        bench_backend(o, strcmp(part, "steps") != 0, !gemm && strcmp(part, "formats") != 0, gemm);
+        bench_backend(o, part);
         o->close(o);
     }
     return 0;

@@ -7,7 +7,8 @@
 typedef struct limits {
     double int8_gops; // multiplications and additions of 8-bit integers, in registers: vpdpbusd on
                       // "avx512", vpmaddubsw + vpaddw on "avx2"
-    double read_gbs;  // memory read, in GB/s
+    double float_gflops; // fused multiply-adds in registers
+    double read_gbs;     // memory read, in GB/s
 } limits;
 
 // Keeps the best of a burst in *l, which starts as zeros; call it between the measurements. The
