@@ -1,75 +1,109 @@
 // Causal attention over the paged cache (online softmax: Milakov and Gimelshein 2018; tiles:
-// FlashAttention, Dao 2022). The query rows and heads that share a KV head form one tile, so K and
-// V are read and converted once for all of them. Keys go in blocks of 64 at fixed positions and in
-// chunks of 512 that are summed apart and then merged in order: a row's bits depend on its own
-// position and keys only.
+// FlashAttention, Dao 2022). The query rows and heads that share a KV head form one item, so K and
+// V are read once for all of them, block by block of 64 keys at fixed positions; of a block, tiles
+// of as many queries as registers hold take scores, weights and values in turn. Chunks of 512 keys
+// are summed apart and then merged in order, and every sum runs over its dimensions or keys in
+// order: a row's bits depend on its own position and keys only.
 #ifndef KERNELS_CPU_ATTENTION_V16_H
 #define KERNELS_CPU_ATTENTION_V16_H
-#include "kernels/cpu/matrix_v16.h"
 #include "kernels/cpu/rows_v16.h"
 
-enum { QUERIES = ATTENTION_QUERIES, KEYS = ATTENTION_KEYS };
+enum { QUERIES = ATTENTION_QUERIES, KEYS = ATTENTION_KEYS, RUNS = KEYS / 16 };
+_Static_assert(QUERIES % V16_QUERIES == 0, "packed queries fill whole tiles");
 
 typedef struct sums { // softmax state of n queries
-    float *largest;   // [n]: score
+    float *base;      // [n]: weights are 2^(score - base)
     float *weight;    // [n][16]: sum of weights in 16 parts
     float *value;     // [n][width]: weighted V
 } sums;
 
-typedef struct tile { // one item's working memory
+typedef struct work { // one item's working memory
     const attention_item *it;
-    int n, group, dim; // queries in the tile; query heads per KV head
-    size_t width;      // dim rounded up to 16
-    float *q;          // [QUERIES][width], scaled
-    float *kt;         // [dim][KEYS]
-    float *v;          // [KEYS][width]
-    float *s;          // [QUERIES][KEYS]: scores, then weights
+    int n, group, dim;     // queries of the item; query heads per KV head
+    int rows;              // queries of a tile
+    size_t width;          // attention_width(dim)
+    float *q;              // [tiles][dim][V16_QUERIES], scaled
+    float *k;              // [RUNS][dim][16]: a block's K as floats
+    float *v;              // [KEYS][width]
+    float *s;              // [V16_QUERIES][KEYS]: a tile's scores, then weights
+    int position[QUERIES]; // of each query
     sums chunk, total;
-} tile;
+} work;
+
+// Where a block's keys stand, in the cache or copied: by runs of 16, which never cross a page.
+typedef struct block {
+    int key, n;                    // the first key; keys, 1 .. KEYS
+    const void *k[RUNS], *v[RUNS]; // past the end: the first run again, whose scores are masked
+    size_t k_next, v_next; // elements from one dimension of K to the next, from one V to the next
+    kv_type type;          // KV_F16 or KV_F32
+} block;
 
 static sums sums_at(float *p, int n, size_t width) {
     return (sums){
-        .value = p, .weight = p + (size_t)n * width, .largest = p + (size_t)n * (width + 16)};
+        .value = p, .weight = p + (size_t)n * width, .base = p + (size_t)n * (width + 16)};
 }
 
 static void sums_clear(const sums *s, int n, size_t width) {
     for (int i = 0; i < n; i++)
-        s->largest[i] = -INFINITY;
+        s->base[i] = -INFINITY;
     memset(s->weight, 0, (size_t)n * 16 * sizeof(float));
     memset(s->value, 0, (size_t)n * width * sizeof(float));
 }
 
-static int query_position(const tile *t, int i) {
-    return t->it->span->first + t->it->first_row + i / t->group;
-}
-
-static tile tile_open(const attention_item *it, float *scratch) {
+static work work_open(const attention_item *it, float *scratch) {
     const attention_args *a = it->args;
     size_t width = attention_width(a->kv->head_dim),
            partial = attention_partial_floats(QUERIES, a->kv->head_dim);
-    int group = a->n_heads / a->kv->n_kv_heads;
-    tile t = {
-        .it = it, .n = it->n_rows * group, .group = group, .dim = a->kv->head_dim, .width = width};
-    t.total = sums_at(it->partial ? it->partial : scratch, t.n, width);
-    t.chunk = sums_at(scratch + partial, t.n, width);
-    t.q = scratch + 2 * partial;
-    t.kt = t.q + QUERIES * width;
-    t.v = t.kt + KEYS * width;
-    t.s = t.v + KEYS * width;
-    return t;
+    int group = a->n_heads / a->kv->n_kv_heads, n = it->n_rows * group,
+        tiles = (n + V16_QUERIES - 1) / V16_QUERIES;
+    work w = {.it = it,
+              .n = n,
+              .group = group,
+              .dim = a->kv->head_dim,
+              .rows = (n + tiles - 1) / tiles,
+              .width = width};
+    for (int i = 0; i < n; i++)
+        w.position[i] = it->span->first + it->first_row + i / group;
+    w.total = sums_at(it->partial ? it->partial : scratch, n, width);
+    w.chunk = sums_at(scratch + partial, n, width);
+    w.q = scratch + 2 * partial;
+    w.k = w.q + QUERIES * width;
+    w.v = w.k + KEYS * width;
+    w.s = w.v + KEYS * width;
+    return w;
 }
 
-static void load_queries(const tile *t) {
-    const attention_args *a = t->it->args;
-    v16 scale = v16_set1(1 / sqrtf((float)t->dim));
-    for (int i = 0; i < t->n; i++) {
-        int row = t->it->span->row + t->it->first_row + i / t->group;
+// With log2(e) in the scale, weights are powers of 2.
+static void load_queries(const work *w) {
+    const attention_args *a = w->it->args;
+    float scale = 1.44269504f / sqrtf((float)w->dim);
+    for (int i = 0; i < w->n; i++) {
+        int row = w->it->span->row + w->it->first_row + i / w->group;
         const float *q =
-            a->q + row * a->q_stride + (t->it->kv_head * t->group + i % t->group) * t->dim;
-        for (int d = 0; d < t->dim; d += 16)
-            v16_store(t->q + (size_t)i * t->width + d,
-                      v16_mul(v16_load_n(q + d, lanes(t->dim - d)), scale));
+            a->q + row * a->q_stride + (w->it->kv_head * w->group + i % w->group) * w->dim;
+        float *to = w->q + i / w->rows * w->dim * V16_QUERIES + i % w->rows;
+        for (int d = 0; d < w->dim; d++)
+            to[d * V16_QUERIES] = q[d] * scale;
     }
+}
+
+// ---- a block's keys
+
+static block block_at(const work *w, int key, int n) {
+    const kv_layer *kv = w->it->args->kv;
+    size_t bytes = kv->type == KV_F32 ? 4 : 2;
+    block b = {.key = key,
+               .n = n,
+               .k_next = (size_t)kv->page_tokens,
+               .v_next = (size_t)w->dim,
+               .type = kv->type};
+    for (int run = 0; run < RUNS; run++) {
+        int at = key + (16 * run < n ? 16 * run : 0);
+        b.k[run] = (const char *)kv->k + kv_key_index(kv, w->it->span, w->it->kv_head, at) * bytes;
+        b.v[run] =
+            (const char *)kv->v + kv_value_index(kv, w->it->span, w->it->kv_head, at) * bytes;
+    }
+    return b;
 }
 
 V16 v16 cache_load(const void *cache, kv_type type, size_t at, int n) {
@@ -78,248 +112,246 @@ V16 v16 cache_load(const void *cache, kv_type type, size_t at, int n) {
     const uint16_t *p = (const uint16_t *)cache + at;
     uint16_t part[16] = {0};
     if (n < 16)
-        p = memcpy(part, p, (size_t)n * sizeof *part);
+        p = memcpy(part, p, (size_t)(n > 0 ? n : 0) * sizeof *part);
     return type == KV_F16 ? v16_load_f16(p) : v16_load_bf16(p);
 }
 
-// Keys key .. key + n - 1 as floats, K to kt and V to v, by runs of 16, which never cross a page.
-// kt's columns past n hold anything; the scores there are masked later.
-V16 void load_keys_of(const tile *t, int key, int n, kv_type type) {
-    const kv_layer *kv = t->it->args->kv;
-    for (int run = 0; run < n; run += 16) {
-        size_t k = kv_key_index(kv, t->it->span, t->it->kv_head, key + run);
-        size_t v = kv_value_index(kv, t->it->span, t->it->kv_head, key + run);
-        for (int d = 0; d < t->dim; d++, k += (size_t)kv->page_tokens)
-            v16_store(t->kt + (size_t)d * KEYS + run, cache_load(kv->k, type, k, 16));
-        for (int i = run; i < run + lanes(n - run); i++, v += (size_t)t->dim)
-            for (int d = 0; d < t->dim; d += 16)
-                v16_store(t->v + (size_t)i * t->width + d,
-                          cache_load(kv->v, type, v + (size_t)d, lanes(t->dim - d)));
+V16 void load_keys_of(const work *w, const block *b, kv_type type) {
+    for (int run = 0; 16 * run < b->n; run++) {
+        float *k = w->k + run * w->dim * 16, *v = w->v + (size_t)(16 * run) * w->width;
+        for (int d = 0; d < w->dim; d++)
+            v16_store(k + 16 * d, cache_load(b->k[run], type, (size_t)d * b->k_next, 16));
+        for (int i = 0; i < lanes(b->n - 16 * run); i++, v += w->width)
+            for (int d = 0; d < (int)w->width; d += 16)
+                v16_store(v + d, cache_load(b->v[run], type, (size_t)i * b->v_next + (size_t)d,
+                                            lanes(w->dim - d)));
     }
 }
 
-static void load_keys(const tile *t, int key, int n) {
-    switch (t->it->args->kv->type) {
+// Turns b into a copy in floats.
+static void load_keys(const work *w, block *b) {
+    switch (b->type) {
     case KV_F32:
-        load_keys_of(t, key, n, KV_F32);
+        load_keys_of(w, b, KV_F32);
         break;
     case KV_F16:
-        load_keys_of(t, key, n, KV_F16);
+        load_keys_of(w, b, KV_F16);
         break;
     case KV_BF16:
-        load_keys_of(t, key, n, KV_BF16);
+        load_keys_of(w, b, KV_BF16);
         break;
+    }
+    for (int run = 0; run < RUNS; run++) {
+        int at = 16 * run < b->n ? run : 0;
+        b->k[run] = w->k + at * w->dim * 16;
+        b->v[run] = w->v + (size_t)(16 * at) * w->width;
+    }
+    b->k_next = 16;
+    b->v_next = w->width;
+    b->type = KV_F32;
+}
+
+// Few queries (decoding, short parts of a prompt) read the cache itself: the copy would cost more
+// than converting once for every tile.
+static bool is_direct(const work *w) {
+    kv_type type = w->it->args->kv->type;
+    return (size_t)w->dim == w->width && (type == KV_F32 || (type == KV_F16 && w->n <= V16_DIRECT));
+}
+
+// ---- tiles: n queries, `columns` times 16 keys or dimensions at once
+
+V16 v16 read16(const void *p, kv_type type, size_t at) {
+    return type == KV_F16 ? v16_load_f16((const uint16_t *)p + at)
+                          : v16_load((const float *)p + at);
+}
+
+// Scores of the block's first keys, `seen` rounded up.
+V16 void tile_scores(const work *w, const block *b, const float *q, int seen, int n, int columns,
+                     kv_type type) {
+    for (int run = 0; 16 * run < seen; run += columns) {
+        const float *a = q;
+        v16 sum[V16_TILE];
+        UNROLL for (int i = 0; i < n * columns; i++) sum[i] = v16_set1(0);
+        size_t at = 0;
+        for (int d = 0; d < w->dim; d++, at += b->k_next, a += V16_QUERIES) {
+            v16 x[V16_WIDE];
+            UNROLL for (int j = 0; j < columns; j++) x[j] = read16(b->k[run + j], type, at);
+            UNROLL for (int i = 0; i < n; i++) {
+                v16 y = v16_set1(a[i]);
+                UNROLL for (int j = 0; j < columns; j++) sum[i * columns + j] =
+                    v16_fma(y, x[j], sum[i * columns + j]);
+            }
+        }
+        UNROLL for (int i = 0; i < n; i++) UNROLL for (int j = 0; j < columns; j++)
+            v16_store(w->s + i * KEYS + 16 * (run + j), sum[i * columns + j]);
     }
 }
 
-// Turns query i's scores of the block into weights; `visible` of them (1 .. KEYS) are at or before
-// its position.
-static void soften(const tile *t, int i, int visible) {
-    float *s = t->s + (size_t)i * KEYS, *value = t->chunk.value + (size_t)i * t->width;
-    v16 x[KEYS / 16], top = v16_set1(-INFINITY);
-    for (int k = 0; k < KEYS / 16; k++) {
-        x[k] = v16_keep(v16_load(s + 16 * k), visible - 16 * k, -INFINITY);
+// value[n][width] += weights of the first `seen` keys times V.
+V16 void tile_values(const work *w, const block *b, float *value, int seen, int n, int columns,
+                     kv_type type) {
+    for (size_t d = 0; d < w->width; d += (size_t)(16 * columns)) {
+        v16 sum[V16_TILE];
+        UNROLL for (int i = 0; i < n * columns; i++) sum[i] = v16_set1(0);
+        for (int run = 0; 16 * run < seen; run++) {
+            const float *a = w->s + 16 * run, *end = a + lanes(seen - 16 * run);
+            for (size_t at = d; a < end; a++, at += b->v_next) {
+                v16 x[V16_WIDE];
+                UNROLL for (int j = 0; j < columns; j++) x[j] =
+                    read16(b->v[run], type, at + (size_t)(16 * j));
+                UNROLL for (int i = 0; i < n; i++) {
+                    v16 y = v16_set1(a[i * KEYS]);
+                    UNROLL for (int j = 0; j < columns; j++) sum[i * columns + j] =
+                        v16_fma(y, x[j], sum[i * columns + j]);
+                }
+            }
+        }
+        UNROLL for (int i = 0; i < n; i++) UNROLL for (int j = 0; j < columns; j++) {
+            float *c = value + (size_t)i * w->width + d + 16 * j;
+            v16_store(c, v16_add(v16_load(c), sum[i * columns + j]));
+        }
+    }
+}
+
+#define OF_F16(i)                                                                                  \
+    case i:                                                                                        \
+        FN(w, b, at, seen, i, i <= V16_FEW ? V16_WIDE : V16_COLUMNS, KV_F16);                      \
+        break;
+#define OF_F32(i)                                                                                  \
+    case i:                                                                                        \
+        FN(w, b, at, seen, i, i <= V16_FEW ? V16_WIDE : V16_COLUMNS, KV_F32);                      \
+        break;
+#define EACH_TILE                                                                                  \
+    if (b->type == KV_F16)                                                                         \
+        switch (n) { V16_EACH_QUERIES(OF_F16) }                                                    \
+    else                                                                                           \
+        switch (n) { V16_EACH_QUERIES(OF_F32) }
+
+#define FN tile_scores
+static void scores(const work *w, const block *b, const float *at, int seen, int n) { EACH_TILE }
+#undef FN
+#define FN tile_values
+static void values(const work *w, const block *b, float *at, int seen, int n) { EACH_TILE }
+#undef FN
+
+// ---- softmax
+
+// Turns query i's scores s[KEYS] of a block into weights; the first `visible`, at least one, are at
+// or before its position. The base follows the largest score only when that is far above: weights
+// up to 2^SLACK cost no precision, and a new base costs a pass over the sums.
+V16 void soften(const work *w, float *s, int i, int visible, bool masked) {
+    enum { SLACK = 8 };
+    v16 x[RUNS], top = v16_set1(-INFINITY);
+    UNROLL for (int k = 0; k < RUNS; k++) {
+        x[k] = v16_load(s + 16 * k);
+        if (masked)
+            x[k] = v16_keep(x[k], visible - 16 * k, -INFINITY);
         top = v16_max(top, x[k]);
     }
-    float before = t->chunk.largest[i], block = v16_largest(top);
-    float largest = before > block ? before : block;
-    v16 m = v16_set1(largest), total = v16_load(t->chunk.weight + i * 16);
-    if (largest != before) {
-        v16 shrink = v16_exp(v16_sub(v16_set1(before), m));
+    v16 base = v16_set1(w->chunk.base[i]), total = v16_load(w->chunk.weight + i * 16);
+    if (v16_any_above(top, v16_add(base, v16_set1(SLACK)))) {
+        float *value = w->chunk.value + (size_t)i * w->width;
+        float largest = v16_largest(top);
+        v16 shrink = v16_exp2(v16_sub(base, v16_set1(largest)));
         total = v16_mul(total, shrink);
-        for (size_t d = 0; d < t->width; d += 16)
+        for (size_t d = 0; d < w->width; d += 16)
             v16_store(value + d, v16_mul(v16_load(value + d), shrink));
-        t->chunk.largest[i] = largest;
+        w->chunk.base[i] = largest;
+        base = v16_set1(largest);
     }
-    for (int k = 0; k < KEYS / 16; k++) {
-        x[k] = v16_exp(v16_sub(x[k], m));
+    UNROLL for (int k = 0; k < RUNS; k++) {
+        x[k] = v16_exp2(v16_sub(x[k], base));
+        if (masked)
+            x[k] = v16_keep(x[k], visible - 16 * k, 0);
         v16_store(s + 16 * k, x[k]);
         total = v16_add(total, x[k]);
     }
-    v16_store(t->chunk.weight + i * 16, total);
+    v16_store(w->chunk.weight + i * 16, total);
 }
 
-// ---- few queries (decoding): K and V go straight from the cache into the sums, for the copy that
-// many queries share would cost more than the sums. The order is madd_tile's, and so are the bits.
-// wide: runs of 16 keys, or of 16 dimensions, at once, so that few queries have chains enough.
-
-V16 void scores_of(const tile *t, int queries, int wide, int key, int n) {
-    const kv_layer *kv = t->it->args->kv;
-    for (int run = 0; run < n; run += 16 * wide) {
-        const uint16_t *k[V16_WIDE];
-        v16 sum[V16_QUERIES * V16_WIDE];
-        UNROLL for (int i = 0; i < queries * wide; i++) sum[i] = v16_set1(0);
-        UNROLL for (int j = 0; j < wide; j++) {
-            int at = key + run + (run + 16 * j < n ? 16 * j : 0); // past the end: masked later
-            k[j] = (const uint16_t *)kv->k + kv_key_index(kv, t->it->span, t->it->kv_head, at);
-        }
-        for (int d = 0; d < t->dim; d++)
-            UNROLL for (int j = 0; j < wide; j++, k[j - 1] += kv->page_tokens) {
-                v16 x = v16_load_f16(k[j]);
-                UNROLL for (int i = 0; i < queries; i++) sum[i * wide + j] =
-                    v16_fma(v16_set1(t->q[(size_t)i * t->width + (size_t)d]), x, sum[i * wide + j]);
-            }
-        UNROLL for (int i = 0; i < queries; i++) UNROLL for (int j = 0; j < wide; j++)
-            v16_store(t->s + i * KEYS + run + 16 * j, sum[i * wide + j]);
-    }
-}
-
-V16 void values_of(const tile *t, int queries, int wide, int key, int n) {
-    const kv_layer *kv = t->it->args->kv;
-    for (int d = 0; d < t->dim; d += 16 * wide) {
-        v16 sum[V16_QUERIES * V16_WIDE];
-        UNROLL for (int i = 0; i < queries * wide; i++) sum[i] = v16_set1(0);
-        for (int run = 0; run < n; run += 16) {
-            const uint16_t *v = (const uint16_t *)kv->v + d +
-                                kv_value_index(kv, t->it->span, t->it->kv_head, key + run);
-            for (int k = run; k < run + lanes(n - run); k++, v += t->dim)
-                UNROLL for (int j = 0; j < wide; j++) {
-                    v16 x = v16_load_f16(v + 16 * j);
-                    UNROLL for (int i = 0; i < queries; i++) sum[i * wide + j] =
-                        v16_fma(v16_set1(t->s[i * KEYS + k]), x, sum[i * wide + j]);
-                }
-        }
-        UNROLL for (int i = 0; i < queries; i++) UNROLL for (int j = 0; j < wide; j++) {
-            float *value = t->chunk.value + (size_t)i * t->width + d + 16 * j;
-            v16_store(value, v16_add(v16_load(value), sum[i * wide + j]));
-        }
-    }
-}
-
-static bool is_few(const tile *t) {
-    return t->n <= V16_QUERIES && t->dim % (16 * V16_WIDE) == 0 && t->it->args->kv->type == KV_F16;
-}
-
-#define EACH_FEW(fn)                                                                               \
-    switch (t->n) {                                                                                \
-    case 1:                                                                                        \
-        fn(t, 1, V16_WIDE, key, n);                                                                \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        fn(t, 2, V16_WIDE, key, n);                                                                \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        fn(t, 3, V16_WIDE, key, n);                                                                \
-        break;                                                                                     \
-    case 4:                                                                                        \
-        fn(t, 4, 1, key, n);                                                                       \
-        break;                                                                                     \
-    case 5:                                                                                        \
-        fn(t, 5, 1, key, n);                                                                       \
-        break;                                                                                     \
-    case 6:                                                                                        \
-        fn(t, 6, 1, key, n);                                                                       \
-        break;                                                                                     \
-    case 7:                                                                                        \
-        fn(t, V16_QUERIES > 6 ? 7 : 6, 1, key, n);                                                 \
-        break;                                                                                     \
-    default:                                                                                       \
-        fn(t, V16_QUERIES, 1, key, n);                                                             \
-    }
-
-static void few_scores(const tile *t, int key, int n) { EACH_FEW(scores_of) }
-static void few_values(const tile *t, int key, int n) { EACH_FEW(values_of) }
-
-// ---- many queries share a copy of K and V
-
-static void many_scores(const tile *t, int key, int n) {
-    load_keys(t, key, n);
-    memset(t->s, 0, (size_t)t->n * KEYS * sizeof(float));
-    madd_all((madd){.a = t->q,
-                    .lda = t->width,
-                    .b = t->kt,
-                    .ldb = KEYS,
-                    .c = t->s,
-                    .ldc = KEYS,
-                    .k = t->dim},
-             t->n, KEYS / 16);
-}
-
-static void many_values(const tile *t, int n) {
-    madd_all((madd){.a = t->s,
-                    .lda = KEYS,
-                    .b = t->v,
-                    .ldb = t->width,
-                    .c = t->chunk.value,
-                    .ldc = t->width,
-                    .k = n},
-             t->n, (int)(t->width / 16));
-}
-
-static void attend_block(const tile *t, int key, int n) {
-    bool few = is_few(t);
-    if (few)
-        few_scores(t, key, n);
-    else
-        many_scores(t, key, n);
-    for (int i = 0; i < t->n; i++) {
-        int visible = query_position(t, i) + 1 - key;
-        if (visible > 0)
-            soften(t, i, visible < KEYS ? visible : KEYS);
+static void soften_tile(const work *w, const block *b, int first, int n) {
+    float *s = w->s;
+    for (int i = first; i < first + n; i++, s += KEYS) {
+        int visible = w->position[i] + 1 - b->key;
+        if (visible >= KEYS)
+            soften(w, s, i, visible, false);
+        else if (visible > 0)
+            soften(w, s, i, visible, true);
         else
-            memset(t->s + (size_t)i * KEYS, 0, KEYS * sizeof(float));
+            memset(s, 0, KEYS * sizeof *s);
     }
-    if (few)
-        few_values(t, key, n);
-    else
-        many_values(t, n);
+}
+
+static void attend_block(const work *w, int key, int end) {
+    block b = block_at(w, key, end - key < KEYS ? end - key : KEYS);
+    if (!is_direct(w))
+        load_keys(w, &b);
+    for (int i = 0; i < w->n; i += w->rows) {
+        int n = w->n - i < w->rows ? w->n - i : w->rows,
+            seen = w->position[i + n - 1] + 1 - key; // by the tile's last query
+        if (seen <= 0)
+            continue;
+        seen = seen < b.n ? seen : b.n;
+        scores(w, &b, w->q + i / w->rows * w->dim * V16_QUERIES, seen, n);
+        soften_tile(w, &b, i, n);
+        values(w, &b, w->chunk.value + (size_t)i * w->width, seen, n);
+    }
 }
 
 // total += chunk. A query that sees no key of the chunk has a weight of e^-inf = 0 there.
 static void merge(const sums *total, const sums *chunk, int n, size_t width) {
     for (int i = 0; i < n; i++) {
-        float largest =
-            total->largest[i] > chunk->largest[i] ? total->largest[i] : chunk->largest[i];
-        v16 m = v16_set1(largest), x = v16_exp(v16_sub(v16_set1(total->largest[i]), m)),
-            y = v16_exp(v16_sub(v16_set1(chunk->largest[i]), m));
+        float largest = total->base[i] > chunk->base[i] ? total->base[i] : chunk->base[i];
+        v16 m = v16_set1(largest), x = v16_exp2(v16_sub(v16_set1(total->base[i]), m)),
+            y = v16_exp2(v16_sub(v16_set1(chunk->base[i]), m));
         float *w = total->weight + i * 16, *v = total->value + (size_t)i * width;
         v16_store(w, v16_fma(v16_load(w), x, v16_mul(v16_load(chunk->weight + i * 16), y)));
         for (size_t d = 0; d < width; d += 16)
             v16_store(v + d, v16_fma(v16_load(v + d), x,
                                      v16_mul(v16_load(chunk->value + (size_t)i * width + d), y)));
-        total->largest[i] = largest;
+        total->base[i] = largest;
     }
 }
 
-static void write_rows(const tile *t) {
-    const attention_args *a = t->it->args;
-    for (int i = 0; i < t->n; i++) {
-        int64_t row = t->it->span->row + t->it->first_row + i / t->group;
-        float *y = a->y + (row * a->n_heads + t->it->kv_head * t->group + i % t->group) * t->dim;
-        v16 scale = v16_set1(1 / v16_sum(v16_load(t->total.weight + i * 16)));
-        for (int d = 0; d < t->dim; d += 16)
-            v16_store_n(y + d, v16_mul(v16_load(t->total.value + (size_t)i * t->width + d), scale),
-                        lanes(t->dim - d));
+static void write_rows(const work *w) {
+    const attention_args *a = w->it->args;
+    for (int i = 0; i < w->n; i++) {
+        int64_t row = w->it->span->row + w->it->first_row + i / w->group;
+        float *y = a->y + (row * a->n_heads + w->it->kv_head * w->group + i % w->group) * w->dim;
+        v16 scale = v16_set1(1 / v16_sum(v16_load(w->total.weight + i * 16)));
+        for (int d = 0; d < w->dim; d += 16)
+            v16_store_n(y + d, v16_mul(v16_load(w->total.value + (size_t)i * w->width + d), scale),
+                        lanes(w->dim - d));
     }
 }
 
 static void attend(const attention_item *it, float *scratch) {
-    tile t = tile_open(it, scratch);
-    int keys = query_position(&t, t.n - 1) + 1; // the last query sees most
-    load_queries(&t);
-    sums_clear(&t.total, t.n, t.width);
+    work w = work_open(it, scratch);
+    int keys = w.position[w.n - 1] + 1; // the last query sees most
+    load_queries(&w);
+    sums_clear(&w.total, w.n, w.width);
     for (int chunk = it->first_chunk; chunk < it->last_chunk; chunk++) {
         int end = (chunk + 1) * CHUNK < keys ? (chunk + 1) * CHUNK : keys;
-        sums_clear(&t.chunk, t.n, t.width);
+        sums_clear(&w.chunk, w.n, w.width);
         for (int key = chunk * CHUNK; key < end; key += KEYS)
-            attend_block(&t, key, end - key < KEYS ? end - key : KEYS);
-        merge(&t.total, &t.chunk, t.n, t.width);
+            attend_block(&w, key, end);
+        merge(&w.total, &w.chunk, w.n, w.width);
     }
     if (!it->partial)
-        write_rows(&t);
+        write_rows(&w);
 }
 
 static void attend_merge(const attention_item *it, float *scratch) {
     attention_item whole = *it;
     whole.partial = NULL;
-    tile t = tile_open(&whole, scratch);
-    sums_clear(&t.total, t.n, t.width);
+    work w = work_open(&whole, scratch);
+    sums_clear(&w.total, w.n, w.width);
     for (int i = 0; i < it->last_chunk - it->first_chunk; i++) {
         sums part =
-            sums_at(it->partial + (size_t)i * attention_partial_floats(t.n, t.dim), t.n, t.width);
-        merge(&t.total, &part, t.n, t.width);
+            sums_at(it->partial + (size_t)i * attention_partial_floats(w.n, w.dim), w.n, w.width);
+        merge(&w.total, &part, w.n, w.width);
     }
-    write_rows(&t);
+    write_rows(&w);
 }
 
 #endif

@@ -7,6 +7,13 @@
 #include "kernels/ops.h"
 #include "kernels/team.h"
 
+// For loops over registers.
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
+
 enum {
     PANEL_ROWS = 16, // rows of a panel: the lanes of one 512-bit or two 256-bit registers
     GROUP = 32,      // values that share a scale, of weights and of activations
@@ -98,14 +105,16 @@ typedef struct cpu_isa {
 extern const cpu_isa cpu_isa_avx2, cpu_isa_avx512;
 
 enum {
-    ATTENTION_QUERIES = 32,
-    ATTENTION_KEYS = 64
-}; // most queries (rows x heads) of an item; keys of a block
+    ATTENTION_QUERIES = 96, // most queries (rows x heads) of an item
+    ATTENTION_KEYS = 64,    // keys of a block
+};
 
-static inline size_t attention_width(int head_dim) { return (size_t)(head_dim + 15) / 16 * 16; }
-// Floats of one partial of n queries, and of the scratch memory of attend and attend_merge.
+// head_dim rounded up to what a tile takes at once.
+static inline size_t attention_width(int head_dim) { return (size_t)(head_dim + 63) / 64 * 64; }
+// Floats of one partial of n queries, and of the scratch memory of attend and attend_merge: whole
+// cache lines.
 static inline size_t attention_partial_floats(int n, int head_dim) {
-    return (size_t)n * (attention_width(head_dim) + 17);
+    return (size_t)n * (attention_width(head_dim) + 16) + (size_t)(n + 15) / 16 * 16;
 }
 static inline size_t attention_scratch_floats(int head_dim) {
     size_t d = attention_width(head_dim);

@@ -2,7 +2,7 @@
 // and panels that hold floats. Included by avx2_gemm.c and avx512_gemm.c.
 #ifndef KERNELS_CPU_PANEL_V16_H
 #define KERNELS_CPU_PANEL_V16_H
-#include "kernels/cpu/matrix_v16.h"
+#include "kernels/cpu/cpu.h"
 
 typedef struct tile_args { // some columns of one panel; pointers at the first column's first group
     const uint8_t *blocks;
@@ -53,6 +53,45 @@ V16 void finish_column(const panel *p, const matmul_args *m, int column, v16 sum
         v16_store_n(y, v, p->n_rows);
 }
 
+// ---- panels that hold floats. Each sum runs over k in order, whatever the tile.
+
+typedef struct madd { // c[n][16] += a[n][k] b[k][16]; a's rows are lda floats apart
+    const float *a, *b;
+    float *c;
+    size_t lda;
+    int k;
+} madd;
+
+V16 void madd_tile(const madd *m, int n) {
+    v16 sum[V16_QUERIES];
+    UNROLL for (int i = 0; i < n; i++) sum[i] = v16_set1(0);
+    const float *a = m->a, *b = m->b;
+    for (int k = 0; k < m->k; k++, a++, b += 16) {
+        v16 v = v16_load(b);
+        UNROLL for (int i = 0; i < n; i++) sum[i] =
+            v16_fma(v16_set1(a[(size_t)i * m->lda]), v, sum[i]);
+    }
+    UNROLL for (int i = 0; i < n; i++)
+        v16_store(m->c + 16 * i, v16_add(v16_load(m->c + 16 * i), sum[i]));
+}
+
+static void madd_rows(const madd *m, int n) {
+    switch (n) {
+#define ROWS(i)                                                                                    \
+    case i:                                                                                        \
+        madd_tile(m, i);                                                                           \
+        break;
+        V16_EACH_QUERIES(ROWS)
+#undef ROWS
+    }
+}
+
+// Any n.
+static void madd_all(madd m, int n) {
+    for (int i = 0; i < n; i += V16_QUERIES, m.a += V16_QUERIES * m.lda, m.c += V16_QUERIES * 16)
+        madd_rows(&m, n - i < V16_QUERIES ? n - i : V16_QUERIES);
+}
+
 // y for columns from .. to - 1 of a panel that holds floats: partial sums of 32 values, then their
 // sum.
 static void matmul_float_panel(const panel *p, const matmul_args *m, int from, int to) {
@@ -68,10 +107,8 @@ static void matmul_float_panel(const panel *p, const matmul_args *m, int from, i
                             .b = panel_floats(p, k, depth, values),
                             .c = sums,
                             .lda = (size_t)m->x_stride,
-                            .ldb = PANEL_ROWS,
-                            .ldc = PANEL_ROWS,
                             .k = depth},
-                     n, 1);
+                     n);
         }
         for (int i = 0; i < n; i++)
             finish_column(p, m, c + i, v16_load(sums + i * PANEL_ROWS));

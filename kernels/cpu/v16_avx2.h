@@ -3,13 +3,17 @@
 #ifndef KERNELS_CPU_V16_AVX2_H
 #define KERNELS_CPU_V16_AVX2_H
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 #define V16 static inline __attribute__((always_inline))
 
-// Tiles of madd_tile: most rows and their columns; of up to V16_FEW rows the columns are V16_WIDE.
-enum { V16_QUERIES = 6, V16_COLUMNS = 1, V16_FEW = 3, V16_WIDE = 2 };
+// Tiles that fill the registers: most rows and their columns of 16; of up to V16_FEW rows the
+// columns are V16_WIDE.
+enum { V16_QUERIES = 6, V16_COLUMNS = 1, V16_FEW = 3, V16_WIDE = 2, V16_TILE = 6 };
+#define V16_EACH_QUERIES(X) X(1) X(2) X(3) X(4) X(5) X(6)
+enum { V16_DIRECT = 6 }; // most queries that read f16 keys and values without a copy
 
 typedef struct v16 {
     __m256 a, b;
@@ -75,12 +79,22 @@ V16 float v16_largest(v16 x) {
     z = _mm_max_ps(z, _mm_movehl_ps(z, z));
     return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
 }
+V16 bool v16_any_above(v16 x, v16 y) {
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ),
+                                           _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))) != 0;
+}
 V16 v16i v16_round(v16 x) { return (v16i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 V16 v16 v16_float(v16i x) { return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 V16 v16 v16_pow2(v16i n) { // 2^n for -126 <= n <= 127
     __m256i bias = _mm256_set1_epi32(127);
     return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
                  _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+}
+V16 v16 v16_times_pow2(v16 x, v16 n) { // x 2^n, n with 1.5 * 2^23 added
+    __m256i a = _mm256_slli_epi32(_mm256_castps_si256(n.a), 23),
+            b = _mm256_slli_epi32(_mm256_castps_si256(n.b), 23);
+    return (v16){_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.a), a)),
+                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.b), b))};
 }
 V16 int32_t v16i_sum(v16i x) {
     __m256i y = _mm256_add_epi32(x.a, x.b);

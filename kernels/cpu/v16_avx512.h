@@ -4,13 +4,17 @@
 #ifndef KERNELS_CPU_V16_AVX512_H
 #define KERNELS_CPU_V16_AVX512_H
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 #define V16 static inline __attribute__((always_inline))
 
-// Tiles of madd_tile: most rows and their columns; of up to V16_FEW rows the columns are V16_WIDE.
-enum { V16_QUERIES = 8, V16_COLUMNS = 2, V16_FEW = 3, V16_WIDE = 4 };
+// Tiles that fill the registers: most rows and their columns of 16; of up to V16_FEW rows the
+// columns are V16_WIDE.
+enum { V16_QUERIES = 12, V16_COLUMNS = 2, V16_FEW = 6, V16_WIDE = 4, V16_TILE = 24 };
+#define V16_EACH_QUERIES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+enum { V16_DIRECT = 12 }; // most queries that read f16 keys and values without a copy
 
 typedef __m512 v16;
 typedef __m512i v16i;
@@ -55,10 +59,15 @@ V16 float v16_largest(v16 x) {
     z = _mm_max_ps(z, _mm_movehl_ps(z, z));
     return _mm_cvtss_f32(_mm_max_ss(z, _mm_movehdup_ps(z)));
 }
+V16 bool v16_any_above(v16 x, v16 y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ) != 0; }
 V16 v16i v16_round(v16 x) { return _mm512_cvtps_epi32(x); }
 V16 v16 v16_float(v16i x) { return _mm512_cvtepi32_ps(x); }
 V16 v16 v16_pow2(v16i n) { // 2^n for -126 <= n <= 127
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+V16 v16 v16_times_pow2(v16 x, v16 n) { // x 2^n, n with 1.5 * 2^23 added
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
 }
 V16 int32_t v16i_sum(v16i x) {
     __m256i y = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));

@@ -250,6 +250,27 @@ static void the_cache_gets_rounded_keys_and_values_where_the_pages_say(void **st
     ref->close(ref);
 }
 
+// A query that sees two keys: the second's share is 1 / (1 + e^-t) for scores that differ by t.
+static void shares_follow_the_exponential(void **state) {
+    (void)state;
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 1);
+        for (int i = 0; o && i <= 2000; i++) {
+            float t = (float)(i - 1000) * 0.086f, // up to 86: where the share is a normal float
+                q[64] = {8}, k[16 * 64] = {0}, v[16 * 64] = {0}, y[64]; // 8: the scale's inverse
+            k[1] = t;
+            v[64] = 1;
+            kv_layer kv = {k, v, KV_F32, 1, 1, 16, 64};
+            seq_span span = {0, 1, 1, (int32_t[]){0}, 1};
+            o->attention(o, &(attention_args){q, y, 64, 1, &kv, &span, 1});
+            double want = 1 / (1 + exp(-(double)t));
+            assert_within(fabs(y[0] - want) / want, t > -8 ? 2e-6 : 2e-5); // t itself is rounded
+        }
+        if (o)
+            o->close(o);
+    }
+}
+
 // One row of the scene by itself: the same sequence, the same position.
 static float *alone(ops *o, const scene *s, const outcome *all, int span, int i) {
     kv_layer kv = s->kv;
@@ -356,6 +377,7 @@ int main(void) {
         cmocka_unit_test(random_batches_agree_with_the_reference),
         cmocka_unit_test(attention_alone_is_close_in_every_cache_type),
         cmocka_unit_test(the_cache_gets_rounded_keys_and_values_where_the_pages_say),
+        cmocka_unit_test(shares_follow_the_exponential),
         cmocka_unit_test(a_row_alone_gives_the_bits_it_gives_in_company),
         cmocka_unit_test(thread_count_and_instruction_set_change_no_bit),
         cmocka_unit_test(angles_stay_exact_at_far_positions),
