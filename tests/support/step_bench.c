@@ -35,24 +35,30 @@ int bench_teardown(void **state) {
 
 static void open_engine(bench *b, const model *m, int slots, int step_tokens, size_t kv_bytes) {
     err e = {0};
+    int context = model_get_shape(m)->context;
     engine_config c = {.n_threads = 1,
                        .max_seqs = slots,
+                       .max_context = context < BENCH_CONTEXT ? context : BENCH_CONTEXT,
                        .max_rows = step_tokens < slots ? slots : step_tokens,
                        .kv_bytes = kv_bytes};
     if (engine_open(m, &c, &b->g, &e))
         fail_msg("%s", e.message);
 }
 
-// Bytes that a position takes in the KV cache depend on the backend: a first engine tells.
+// Bytes that a position takes in the KV cache depend on model and backend: a first engine tells.
+enum { MEASURED_BYTES = 64 << 20 };
+
 void bench_open_model(bench *b, const model *m, int slots, int step_tokens, int kv_tokens) {
     static uint64_t gateway = 100;
+    static const model *of;
     static size_t position_bytes;
     err e = {0};
     *b = (bench){.last = &b->runs, .lane = LANE_INTERACTIVE};
-    if (!position_bytes) {
-        open_engine(b, m, 1, 1, 4 << 20);
-        position_bytes = (4 << 20) / (size_t)engine_kv_tokens_free(b->g);
+    if (of != m) {
+        open_engine(b, m, 1, 1, MEASURED_BYTES);
+        position_bytes = MEASURED_BYTES / (size_t)engine_kv_tokens_free(b->g);
         engine_close(b->g);
+        of = m;
     }
     open_engine(b, m, slots, step_tokens, position_bytes * (size_t)kv_tokens);
     assert_int_equal(engine_kv_tokens_free(b->g), kv_tokens);

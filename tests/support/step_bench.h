@@ -6,7 +6,8 @@
 #include "tests/support/letterbox.h"
 #include "worker/step.h"
 
-#define BENCH_ROOMY 4096 // positions of KV that are never short
+#define BENCH_ROOMY 4096  // positions of KV that are never short
+#define BENCH_CONTEXT 512 // longest sequence, where the model does not end before
 
 typedef struct bench {
     engine *g;

@@ -3,7 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/file.h"
 #include "base/log.h"
+#include "base/secret.h"
 #include "tests/support/gguf_builder.h"
 
 typedef struct matrix {
@@ -66,6 +68,26 @@ void tiny_lora_bytes(const tiny_model *t, int rank, uint32_t seed, weight_type t
         }
     gguf_builder_write(&b, out);
     gguf_builder_release(&b);
+}
+
+void tiny_lora_put(const char *dir, const char *tenant, const tiny_model *t, const char *name,
+                   uint32_t seed, char *id) {
+    buf bytes = {0};
+    uint8_t digest[32];
+    char path[256];
+    err e = {0};
+    tiny_lora_bytes(t, 4, seed, WT_F32, NULL, &bytes);
+    secret_sha256(bytes.data, bytes.len, digest);
+    int n = snprintf(id, 64, "%s-", name);
+    for (int i = 0; i < 8; i++)
+        n += snprintf(id + n, 64 - (size_t)n, "%02x", digest[i]);
+    snprintf(path, sizeof path, "%s/%s", dir, tenant);
+    if (file_mkdirs(path, 0700, &e))
+        fatal("%s", e.message);
+    snprintf(path, sizeof path, "%s/%s/%s.gguf", dir, tenant, id);
+    if (file_write_atomic(path, 0600, bytes.data, bytes.len, &e))
+        fatal("%s", e.message);
+    buf_release(&bytes);
 }
 
 static void merge_one(const gguf *base, const gguf_tensor *a, const gguf_tensor *b) {

@@ -1,7 +1,5 @@
 // Loaded adapters: read once, found by tenant and id, given up by last use but never while held; a
 // file that is not the one its id names is refused. And jobs with adapters side by side.
-#include "base/file.h"
-#include "base/secret.h"
 #include "tests/support/servers.h"
 #include "tests/support/step_bench.h"
 #include "tests/support/tiny_lora.h"
@@ -30,22 +28,8 @@ static int teardown(void **state) {
     return system(line) || bench_teardown(state);
 }
 
-// Writes an adapter of bench_model into the tenant's directory; id[64] as import names it.
 static void put(const char *tenant, const char *name, uint32_t seed, char *id) {
-    buf bytes = {0};
-    uint8_t digest[32];
-    char path[256];
-    err e = {0};
-    tiny_lora_bytes(tiny_model_find("llama"), 4, seed, WT_F32, NULL, &bytes);
-    secret_sha256(bytes.data, bytes.len, digest);
-    int n = snprintf(id, 64, "%s-", name);
-    for (int i = 0; i < 8; i++)
-        n += snprintf(id + n, 64 - (size_t)n, "%02x", digest[i]);
-    snprintf(path, sizeof path, "%s/%s", dir, tenant);
-    assert_int_equal(file_mkdirs(path, 0700, &e), 0);
-    snprintf(path, sizeof path, "%s/%s/%s.gguf", dir, tenant, id);
-    assert_int_equal(file_write_atomic(path, 0600, bytes.data, bytes.len, &e), 0);
-    buf_release(&bytes);
+    tiny_lora_put(dir, tenant, tiny_model_find("llama"), name, seed, id);
 }
 
 static adapter *hold(adapters *s, const char *tenant, const char *id) {
