@@ -92,6 +92,10 @@ static int open_kv(engine *g, err *e) {
                       .n_layers = g->s->n_layers,
                       .n_kv_heads = g->s->n_kv_heads,
                       .head_dim = g->s->head_dim};
+    const char *wanted = g->c.kv_type;
+    if (wanted && *wanted && !kv_type_find(wanted, &shape.type))
+        return err_set(e, ERR_INVALID, "kv_type", "kv_type: \"%s\" is none of f16, bf16, f32, q8",
+                       wanted);
     size_t least = kv_page_bytes(&shape) * (size_t)kv_pages_for(g->max_context);
     if (g->c.kv_bytes < least)
         return err_set(e, ERR_INVALID, "kv_bytes",
@@ -190,10 +194,7 @@ int engine_seq_length(const engine_seq *s) { return s->length; }
 // Penalties make each token depend on those guessed before it.
 bool engine_seq_may_draft(const engine_seq *s) { return !s->counts; }
 
-const char *engine_kv_name(const engine *g) {
-    static const char *const names[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
-    return names[ops_kv_type(g->o)];
-}
+const char *engine_kv_name(const engine *g) { return kv_type_name(kv_pool_layer(g->kv, 0)->type); }
 
 engine_stats engine_get_stats(const engine *g) {
     kv_stats s = kv_pool_stats(g->kv);

@@ -21,6 +21,8 @@ typedef struct engine_config {
     int max_context;     // tokens a sequence may hold; 0: the model's own
     int max_rows;        // rows of one step (prefill chunk + decodes)
     size_t kv_bytes;     // KV cache; at least one full sequence, else ERR_INVALID
+    const char *kv_type; // of its values: "f16", "bf16", "f32", "q8" (signed bytes, a scale per
+                         // key and value of a head); NULL or "": what the backend prefers
     void (*progress)(void *ctx, double fraction); // while weights load; may be NULL
     void *progress_ctx;
 } engine_config;
@@ -31,7 +33,7 @@ int engine_open(const model *m, const engine_config *c, engine **out, err *e);
 void engine_close(engine *g); // all sequences are freed first by the caller
 const char *engine_backend(const engine *g);
 int engine_max_context(const engine *g);
-const char *engine_kv_name(const engine *g); // type of the KV cache's values: "f32", "f16", "bf16"
+const char *engine_kv_name(const engine *g); // type of the KV cache's values: engine_config.kv_type
 // Positions that could still be stored; what only the prefix cache holds counts as free.
 int64_t engine_kv_tokens_free(const engine *g);
 size_t engine_weight_bytes(const engine *g);

@@ -26,11 +26,9 @@ struct kv_pool {
 
 enum { NONE = -1 };
 
-static size_t value_bytes(kv_type t) { return t == KV_F32 ? 4 : 2; }
-
 // One page of one layer, K or V alone.
 static size_t plane_bytes(const kv_shape *s) {
-    return (size_t)s->n_kv_heads * KV_PAGE_TOKENS * (size_t)s->head_dim * value_bytes(s->type);
+    return (size_t)s->n_kv_heads * kv_plane_bytes(s->type, KV_PAGE_TOKENS, s->head_dim);
 }
 
 size_t kv_page_bytes(const kv_shape *s) { return plane_bytes(s) * 2 * (size_t)s->n_layers; }

@@ -81,6 +81,26 @@ bool ops_supported(const char *name) {
 
 kv_type ops_kv_type(const ops *o) { return o->kv; }
 
+static const char *const kv_names[KV_TYPES] = {
+    [KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16", [KV_Q8] = "q8"};
+
+const char *kv_type_name(kv_type t) { return kv_names[t]; }
+
+bool kv_type_find(const char *name, kv_type *out) {
+    for (int i = 0; i < KV_TYPES; i++)
+        if (strcmp(kv_names[i], name) == 0) {
+            *out = (kv_type)i;
+            return true;
+        }
+    return false;
+}
+
+size_t kv_plane_bytes(kv_type t, int page_tokens, int head_dim) {
+    size_t vector =
+        t == KV_Q8 ? (size_t)head_dim + sizeof(uint16_t) : (size_t)head_dim * (t == KV_F32 ? 4 : 2);
+    return vector * (size_t)page_tokens;
+}
+
 int ops_open(const char *name, int n_threads, ops **out, err *e) {
     const char *field = "backend";
     if (!name || !*name) {

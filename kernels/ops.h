@@ -50,12 +50,20 @@ typedef struct weight_source {
 } weight_source;
 
 typedef struct weight weight; // packed by a backend; opaque
-typedef enum kv_type { KV_F32, KV_F16, KV_BF16 } kv_type;
+typedef enum kv_type { KV_F32, KV_F16, KV_BF16, KV_Q8, KV_TYPES } kv_type;
+const char *kv_type_name(kv_type t);               // "f32", "f16", "bf16", "q8"
+bool kv_type_find(const char *name, kv_type *out); // false: none has that name
+// Bytes of the keys, or of the values, of so many positions in one KV head of a page.
+size_t kv_plane_bytes(kv_type t, int page_tokens, int head_dim);
 
 // Paged KV of one layer, owned by the engine, which copies whole pages and never looks inside: v is
 // [n_pages][n_kv_heads][page_tokens][head_dim] of type, k is
 // [n_pages][n_kv_heads][head_dim][page_tokens] (keys stand as columns, so that sixteen of them are
 // one load). page_tokens is a multiple of 16, head_dim of 8.
+// KV_Q8 are signed bytes, and behind a head's bytes in a page stand bf16 scale[page_tokens]: the
+// key (or value) of a position is byte * scale, with scale = bf16(largest |x| / 127) and byte =
+// x * (1 / scale) rounded to nearest even, in float32; a scale up to 1e-30 has bytes of 0. Where
+// any x is not finite, the scale is NaN. So |byte * scale - x| <= largest |x| / 253.
 typedef struct kv_layer {
     void *k, *v;
     kv_type type;

@@ -26,6 +26,7 @@ typedef struct work { // one item's working memory
     float *k;              // [RUNS][dim][16]: a block's K as floats
     float *v;              // [KEYS][width]
     float *s;              // [V16_QUERIES][KEYS]: a tile's scores, then weights
+    float *scale;          // [2][KEYS]: of a block's keys and values; NULL where they have none
     int position[QUERIES]; // of each query
     sums chunk, total;
 } work;
@@ -35,7 +36,7 @@ typedef struct block {
     int key, n;                    // the first key; keys, 1 .. KEYS
     const void *k[RUNS], *v[RUNS]; // past the end: the first run again, whose scores are masked
     size_t k_next, v_next; // elements from one dimension of K to the next, from one V to the next
-    kv_type type;          // KV_F16 or KV_F32
+    kv_type type;
 } block;
 
 static sums sums_at(float *p, int n, size_t width) {
@@ -70,6 +71,7 @@ static work work_open(const attention_item *it, float *scratch) {
     w.k = w.q + QUERIES * width;
     w.v = w.k + KEYS * width;
     w.s = w.v + KEYS * width;
+    w.scale = a->kv->type == KV_Q8 ? w.s + QUERIES * KEYS : NULL;
     return w;
 }
 
@@ -91,7 +93,7 @@ static void load_queries(const work *w) {
 
 static block block_at(const work *w, int key, int n) {
     const kv_layer *kv = w->it->args->kv;
-    size_t bytes = kv->type == KV_F32 ? 4 : 2;
+    size_t bytes = kv->type == KV_F32 ? 4 : kv->type == KV_Q8 ? 1 : 2;
     block b = {.key = key,
                .n = n,
                .k_next = (size_t)kv->page_tokens,
@@ -106,25 +108,49 @@ static block block_at(const work *w, int key, int n) {
     return b;
 }
 
-V16 v16 cache_load(const void *cache, kv_type type, size_t at, int n) {
-    if (type == KV_F32)
-        return v16_load_n((const float *)cache + at, n);
-    const uint16_t *p = (const uint16_t *)cache + at;
-    uint16_t part[16] = {0};
-    if (n < 16)
-        p = memcpy(part, p, (size_t)(n > 0 ? n : 0) * sizeof *part);
-    return type == KV_F16 ? v16_load_f16(p) : v16_load_bf16(p);
+// Scores take the keys' scales and weights the values', so the sums run over the bytes themselves.
+static void load_scales(const work *w, const block *b) {
+    const kv_layer *kv = w->it->args->kv;
+    for (int run = 0; run < RUNS; run++) { // past the end: weights are 0 there
+        int key = b->key + (16 * run < b->n ? 16 * run : 0);
+        size_t at = kv_scale_index(kv, w->it->span, w->it->kv_head, key);
+        v16_store(w->scale + 16 * run, v16_load_bf16((const uint16_t *)kv->k + at));
+        v16_store(w->scale + KEYS + 16 * run, v16_load_bf16((const uint16_t *)kv->v + at));
+    }
+}
+
+V16 v16 read16(const void *p, kv_type type, size_t at) {
+    switch (type) {
+    case KV_F32:
+        return v16_load((const float *)p + at);
+    case KV_F16:
+        return v16_load_f16((const uint16_t *)p + at);
+    case KV_BF16:
+        return v16_load_bf16((const uint16_t *)p + at);
+    default:
+        return v16_load_i8((const int8_t *)p + at);
+    }
+}
+
+// n values, zeros behind.
+V16 v16 read_n(const void *p, kv_type type, size_t at, int n) {
+    size_t bytes = type == KV_F32 ? 4 : type == KV_Q8 ? 1 : 2;
+    char some[64] = {0};
+    if (n >= 16)
+        return read16(p, type, at);
+    memcpy(some, (const char *)p + at * bytes, (size_t)(n > 0 ? n : 0) * bytes);
+    return read16(some, type, 0);
 }
 
 V16 void load_keys_of(const work *w, const block *b, kv_type type) {
     for (int run = 0; 16 * run < b->n; run++) {
         float *k = w->k + run * w->dim * 16, *v = w->v + (size_t)(16 * run) * w->width;
         for (int d = 0; d < w->dim; d++)
-            v16_store(k + 16 * d, cache_load(b->k[run], type, (size_t)d * b->k_next, 16));
+            v16_store(k + 16 * d, read16(b->k[run], type, (size_t)d * b->k_next));
         for (int i = 0; i < lanes(b->n - 16 * run); i++, v += w->width)
             for (int d = 0; d < (int)w->width; d += 16)
-                v16_store(v + d, cache_load(b->v[run], type, (size_t)i * b->v_next + (size_t)d,
-                                            lanes(w->dim - d)));
+                v16_store(v + d, read_n(b->v[run], type, (size_t)i * b->v_next + (size_t)d,
+                                        lanes(w->dim - d)));
     }
 }
 
@@ -140,6 +166,8 @@ static void load_keys(const work *w, block *b) {
     case KV_BF16:
         load_keys_of(w, b, KV_BF16);
         break;
+    default:
+        load_keys_of(w, b, KV_Q8);
     }
     for (int run = 0; run < RUNS; run++) {
         int at = 16 * run < b->n ? run : 0;
@@ -155,15 +183,10 @@ static void load_keys(const work *w, block *b) {
 // than converting once for every tile.
 static bool is_direct(const work *w) {
     kv_type type = w->it->args->kv->type;
-    return (size_t)w->dim == w->width && (type == KV_F32 || (type == KV_F16 && w->n <= V16_DIRECT));
+    return (size_t)w->dim == w->width && (type == KV_F32 || w->n <= V16_DIRECT);
 }
 
 // ---- tiles: n queries, `columns` times 16 keys or dimensions at once
-
-V16 v16 read16(const void *p, kv_type type, size_t at) {
-    return type == KV_F16 ? v16_load_f16((const uint16_t *)p + at)
-                          : v16_load((const float *)p + at);
-}
 
 // Scores of the block's first keys, `seen` rounded up.
 V16 void tile_scores(const work *w, const block *b, const float *q, int seen, int n, int columns,
@@ -213,19 +236,23 @@ V16 void tile_values(const work *w, const block *b, float *value, int seen, int 
     }
 }
 
-#define OF_F16(i)                                                                                  \
+#define OF(i, type)                                                                                \
     case i:                                                                                        \
-        FN(w, b, at, seen, i, i <= V16_FEW ? V16_WIDE : V16_COLUMNS, KV_F16);                      \
+        FN(w, b, at, seen, i, i <= V16_FEW ? V16_WIDE : V16_COLUMNS, type);                        \
         break;
-#define OF_F32(i)                                                                                  \
-    case i:                                                                                        \
-        FN(w, b, at, seen, i, i <= V16_FEW ? V16_WIDE : V16_COLUMNS, KV_F32);                      \
-        break;
+#define OF_F32(i) OF(i, KV_F32)
+#define OF_F16(i) OF(i, KV_F16)
+#define OF_BF16(i) OF(i, KV_BF16)
+#define OF_Q8(i) OF(i, KV_Q8)
 #define EACH_TILE                                                                                  \
-    if (b->type == KV_F16)                                                                         \
+    if (b->type == KV_F32)                                                                         \
+        switch (n) { V16_EACH_QUERIES(OF_F32) }                                                    \
+    else if (b->type == KV_F16)                                                                    \
         switch (n) { V16_EACH_QUERIES(OF_F16) }                                                    \
+    else if (b->type == KV_BF16)                                                                   \
+        switch (n) { V16_EACH_QUERIES(OF_BF16) }                                                   \
     else                                                                                           \
-        switch (n) { V16_EACH_QUERIES(OF_F32) }
+        switch (n) { V16_EACH_QUERIES(OF_Q8) }
 
 #define FN tile_scores
 static void scores(const work *w, const block *b, const float *at, int seen, int n) { EACH_TILE }
@@ -239,11 +266,14 @@ static void values(const work *w, const block *b, float *at, int seen, int n) { 
 // Turns query i's scores s[KEYS] of a block into weights; the first `visible`, at least one, are at
 // or before its position. The base follows the largest score only when that is far above: weights
 // up to 2^SLACK cost no precision, and a new base costs a pass over the sums.
-V16 void soften(const work *w, float *s, int i, int visible, bool masked) {
+// scale: NULL or work's.
+V16 void soften(const work *w, float *s, int i, int visible, bool masked, const float *scale) {
     enum { SLACK = 8 };
     v16 x[RUNS], top = v16_set1(-INFINITY);
     UNROLL for (int k = 0; k < RUNS; k++) {
         x[k] = v16_load(s + 16 * k);
+        if (scale)
+            x[k] = v16_mul(x[k], v16_load(scale + 16 * k));
         if (masked)
             x[k] = v16_keep(x[k], visible - 16 * k, -INFINITY);
         top = v16_max(top, x[k]);
@@ -263,7 +293,7 @@ V16 void soften(const work *w, float *s, int i, int visible, bool masked) {
         x[k] = v16_exp2(v16_sub(x[k], base));
         if (masked)
             x[k] = v16_keep(x[k], visible - 16 * k, 0);
-        v16_store(s + 16 * k, x[k]);
+        v16_store(s + 16 * k, scale ? v16_mul(x[k], v16_load(scale + KEYS + 16 * k)) : x[k]);
         total = v16_add(total, x[k]);
     }
     v16_store(w->chunk.weight + i * 16, total);
@@ -273,10 +303,14 @@ static void soften_tile(const work *w, const block *b, int first, int n) {
     float *s = w->s;
     for (int i = first; i < first + n; i++, s += KEYS) {
         int visible = w->position[i] + 1 - b->key;
-        if (visible >= KEYS)
-            soften(w, s, i, visible, false);
+        if (visible >= KEYS && !w->scale)
+            soften(w, s, i, visible, false, NULL);
+        else if (visible >= KEYS)
+            soften(w, s, i, visible, false, w->scale);
+        else if (visible > 0 && !w->scale)
+            soften(w, s, i, visible, true, NULL);
         else if (visible > 0)
-            soften(w, s, i, visible, true);
+            soften(w, s, i, visible, true, w->scale);
         else
             memset(s, 0, KEYS * sizeof *s);
     }
@@ -284,6 +318,8 @@ static void soften_tile(const work *w, const block *b, int first, int n) {
 
 static void attend_block(const work *w, int key, int end) {
     block b = block_at(w, key, end - key < KEYS ? end - key : KEYS);
+    if (w->scale)
+        load_scales(w, &b);
     if (!is_direct(w))
         load_keys(w, &b);
     for (int i = 0; i < w->n; i += w->rows) {
@@ -298,11 +334,12 @@ static void attend_block(const work *w, int key, int end) {
     }
 }
 
-// total += chunk. A query that sees no key of the chunk has a weight of e^-inf = 0 there.
+// total += chunk.
 static void merge(const sums *total, const sums *chunk, int n, size_t width) {
     for (int i = 0; i < n; i++) {
         float largest = total->base[i] > chunk->base[i] ? total->base[i] : chunk->base[i];
-        v16 m = v16_set1(largest), x = v16_exp2(v16_sub(v16_set1(total->base[i]), m)),
+        v16 m = v16_set1(largest > -INFINITY ? largest : 0), // no key seen yet: all sums are 0
+            x = v16_exp2(v16_sub(v16_set1(total->base[i]), m)),
             y = v16_exp2(v16_sub(v16_set1(chunk->base[i]), m));
         float *w = total->weight + i * 16, *v = total->value + (size_t)i * width;
         v16_store(w, v16_fma(v16_load(w), x, v16_mul(v16_load(chunk->weight + i * 16), y)));

@@ -119,7 +119,7 @@ static inline size_t attention_partial_floats(int n, int head_dim) {
 static inline size_t attention_scratch_floats(int head_dim) {
     size_t d = attention_width(head_dim);
     return 2 * attention_partial_floats(ATTENTION_QUERIES, head_dim) + ATTENTION_QUERIES * d +
-           2 * ATTENTION_KEYS * d + ATTENTION_QUERIES * ATTENTION_KEYS;
+           2 * ATTENTION_KEYS * d + (ATTENTION_QUERIES + 2) * ATTENTION_KEYS;
 }
 
 typedef enum cpu_memory {

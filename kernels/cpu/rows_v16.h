@@ -130,9 +130,34 @@ static void rotate(float *head, int half, bool interleaved, const float *sine,
     }
 }
 
-// n values to the cache, `stride` elements apart.
-static void cache_store(void *cache, kv_type type, size_t at, size_t stride, const float *x,
-                        int n) {
+// KV_Q8 as ops.h defines it.
+static void store_bytes(int8_t *to, size_t stride, uint16_t *scale, const float *x, int n) {
+    v16 zero = v16_set1(0), largest = zero, bad = zero; // bad: NaN where x is not finite
+    for (int i = 0; i < n; i += 16) {
+        v16 v = v16_load_n(x + i, lanes(n - i));
+        largest = v16_max(largest, v16_abs(v));
+        bad = v16_fma(v, zero, bad);
+    }
+    *scale = f32_to_bf16(v16_largest(largest) / 127 + v16_sum(bad));
+    float s = bf16_to_f32(*scale);
+    v16 inverse = v16_set1(s > 1e-30f ? 1 / s : 0);
+    for (int i = 0; i < n; i += 16) {
+        int8_t byte[16];
+        v16i_store_i8(byte, v16_round(v16_mul(v16_load_n(x + i, lanes(n - i)), inverse)));
+        for (int j = 0; j < lanes(n - i); j++, to += stride)
+            *to = byte[j];
+    }
+}
+
+// A key or a value to the cache, its dimensions `stride` values apart.
+static void cache_store(const kv_layer *kv, void *cache, size_t at, size_t stride, size_t scale_at,
+                        const float *x) {
+    kv_type type = kv->type;
+    int n = kv->head_dim;
+    if (type == KV_Q8) {
+        store_bytes((int8_t *)cache + at, stride, (uint16_t *)cache + scale_at, x, n);
+        return;
+    }
     uint16_t half[16];
     for (int i = 0; i < n; i += 16) {
         int m = lanes(n - i);
@@ -160,9 +185,10 @@ static void rope_row(const rope_kv_args *a, const seq_span *s, int i) {
     }
     const float *k = row + a->n_heads * dim, *v = k + kv->n_kv_heads * dim;
     for (int h = 0; h < kv->n_kv_heads; h++) {
-        cache_store(kv->k, kv->type, kv_key_index(kv, s, h, position), (size_t)kv->page_tokens,
-                    k + h * dim, dim);
-        cache_store(kv->v, kv->type, kv_value_index(kv, s, h, position), 1, v + h * dim, dim);
+        size_t scale_at = kv_scale_index(kv, s, h, position);
+        cache_store(kv, kv->k, kv_key_index(kv, s, h, position), (size_t)kv->page_tokens, scale_at,
+                    k + h * dim);
+        cache_store(kv, kv->v, kv_value_index(kv, s, h, position), 1, scale_at, v + h * dim);
     }
 }
 

@@ -115,6 +115,11 @@ V16 void v16_store_f16(uint16_t *p, v16 x) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
+V16 v16 v16_load_i8(const int8_t *p) {
+    return (v16){
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))),
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
+}
 V16 v16 v16_load_bf16(const uint16_t *p) {
     __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     __m256i y = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8)));

@@ -8,21 +8,45 @@
 
 static double cache_get(const void *cache, kv_type type, size_t i) {
     switch (type) {
+    case KV_Q8:
+        return ((const int8_t *)cache)[i];
     case KV_F32:
         return ((const float *)cache)[i];
     case KV_F16:
         return f16_to_f32(((const uint16_t *)cache)[i]);
-    case KV_BF16:
+    default:
         return bf16_to_f32(((const uint16_t *)cache)[i]);
     }
-    return 0;
 }
 
-static void cache_put(void *cache, kv_type type, size_t i, float v) {
-    if (type == KV_F32)
-        ((float *)cache)[i] = v;
+// What cache_get's values of a position are multiplied by.
+static double cache_scale(const kv_layer *kv, const void *cache, size_t scale_at) {
+    return kv->type == KV_Q8 ? bf16_to_f32(((const uint16_t *)cache)[scale_at]) : 1;
+}
+
+static void put_bytes(int8_t *to, size_t stride, uint16_t *scale, const float *x, int n) {
+    float largest = 0, bad = 0; // bad: NaN when any is not finite
+    for (int d = 0; d < n; d++) {
+        largest = fmaxf(largest, fabsf(x[d]));
+        bad += x[d] * 0;
+    }
+    *scale = f32_to_bf16(largest / 127 + bad);
+    float s = bf16_to_f32(*scale), inverse = s > 1e-30f ? 1 / s : 0;
+    for (int d = 0; d < n; d++)
+        to[(size_t)d * stride] = (int8_t)(inverse > 0 ? nearbyintf(x[d] * inverse) : 0);
+}
+
+// A key or a value: its dimensions stand `stride` values apart.
+static void cache_put(const kv_layer *kv, void *cache, size_t at, size_t stride, size_t scale_at,
+                      const float *x) {
+    if (kv->type == KV_Q8)
+        put_bytes((int8_t *)cache + at, stride, (uint16_t *)cache + scale_at, x, kv->head_dim);
     else
-        ((uint16_t *)cache)[i] = type == KV_F16 ? f32_to_f16(v) : f32_to_bf16(v);
+        for (int d = 0; d < kv->head_dim; d++, at += stride)
+            if (kv->type == KV_F32)
+                ((float *)cache)[at] = x[d];
+            else
+                ((uint16_t *)cache)[at] = kv->type == KV_F16 ? f32_to_f16(x[d]) : f32_to_bf16(x[d]);
 }
 
 static void rotate(const rope_kv_args *a, float *head, int position) {
@@ -48,13 +72,12 @@ static void rope_row(const rope_kv_args *a, const seq_span *s, int i) {
         rotate(a, row + h * dim, position);
     }
     const float *k = row + a->n_heads * dim, *v = k + kv->n_kv_heads * dim;
-    for (int h = 0; h < kv->n_kv_heads; h++)
-        for (int d = 0; d < dim; d++) {
-            size_t key = kv_key_index(kv, s, h, position),
-                   value = kv_value_index(kv, s, h, position);
-            cache_put(kv->k, kv->type, key + (size_t)(d * kv->page_tokens), k[h * dim + d]);
-            cache_put(kv->v, kv->type, value + (size_t)d, v[h * dim + d]);
-        }
+    for (int h = 0; h < kv->n_kv_heads; h++) {
+        size_t scale_at = kv_scale_index(kv, s, h, position);
+        cache_put(kv, kv->k, kv_key_index(kv, s, h, position), (size_t)kv->page_tokens, scale_at,
+                  k + h * dim);
+        cache_put(kv, kv->v, kv_value_index(kv, s, h, position), 1, scale_at, v + h * dim);
+    }
 }
 
 void ref_rope_kv(ops *o, const rope_kv_args *a) {
@@ -70,7 +93,8 @@ static double score(const attention_args *a, const seq_span *s, const float *q, 
     double sum = 0;
     for (int d = 0; d < a->kv->head_dim; d++)
         sum += q[d] * cache_get(a->kv->k, a->kv->type, at + (size_t)(d * a->kv->page_tokens));
-    return sum / sqrt(a->kv->head_dim);
+    return sum * cache_scale(a->kv, a->kv->k, kv_scale_index(a->kv, s, kv_head, key)) /
+           sqrt(a->kv->head_dim);
 }
 
 // One query head at one position. Two passes over the keys: the largest score, then the weighted
@@ -89,6 +113,7 @@ static void attend(const attention_args *a, const seq_span *s, int i, int head) 
         double p = exp(score(a, s, q, kv_head, key) - largest);
         size_t at = kv_value_index(kv, s, kv_head, key);
         total += p;
+        p *= cache_scale(kv, kv->v, kv_scale_index(kv, s, kv_head, key));
         for (int d = 0; d < dim; d++)
             sum[d] += p * cache_get(kv->v, kv->type, at + (size_t)d);
     }

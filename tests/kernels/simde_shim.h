@@ -50,6 +50,13 @@ static inline simde__m512i shim_cvtps_epi32(simde__m512 x) {
 #undef _mm512_cvtps_epi32
 #define _mm512_cvtps_epi32(x) shim_cvtps_epi32(x)
 
+static inline simde__m512i shim_cvtepi8_epi32(__m128i x) {
+    shim r = {.i8 = {_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))}};
+    return r.i;
+}
+#undef _mm512_cvtepi8_epi32
+#define _mm512_cvtepi8_epi32(x) shim_cvtepi8_epi32(x)
+
 static inline simde__m512i shim_cvtepu16_epi32(__m256i x) {
     shim r = {.i8 = {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)),
                      _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1))}};

@@ -9,24 +9,41 @@ typedef struct scene { // a ragged batch and its cache
     int n_heads, n_spans, n_rows, dim_all;
     seq_span spans[5];
     int32_t *pages[5];
-    float *qkv; // [n_rows, dim_all]
-    size_t cache_values;
+    float *qkv;         // [n_rows, dim_all]
+    size_t cache_bytes; // of keys, and of values
 } scene;
-
-static size_t value_bytes(kv_type t) { return t == KV_F32 ? 4 : 2; }
 
 static void cache_set(void *cache, kv_type t, size_t i, float v) {
     if (t == KV_F32)
         ((float *)cache)[i] = v;
+    else if (t == KV_Q8)
+        ((int8_t *)cache)[i] = (int8_t)(v * 63);
     else
         ((uint16_t *)cache)[i] = t == KV_F16 ? f32_to_f16(v) : f32_to_bf16(v);
 }
 
-static void *new_cache(scene *s) { // all NaN
-    void *p = malloc(s->cache_values * value_bytes(s->kv.type));
-    for (size_t i = 0; i < s->cache_values; i++)
-        cache_set(p, s->kv.type, i, NAN);
-    return p;
+static float cache_value(const void *cache, kv_type t, size_t i) {
+    return t == KV_F32   ? ((const float *)cache)[i]
+           : t == KV_Q8  ? ((const int8_t *)cache)[i]
+           : t == KV_F16 ? f16_to_f32(((const uint16_t *)cache)[i])
+                         : bf16_to_f32(((const uint16_t *)cache)[i]);
+}
+
+// Every value NaN: all bits, as a number of any type and as a scale.
+static void *new_cache(const scene *s) {
+    return memset(malloc(s->cache_bytes), 0xff, s->cache_bytes);
+}
+
+// Random keys and values up to 2.
+static void fill_position(const kv_layer *kv, const seq_span *p, int h, int t) {
+    for (int d = 0; d < kv->head_dim; d++) {
+        size_t k = kv_key_index(kv, p, h, t) + (size_t)(d * kv->page_tokens);
+        cache_set(kv->k, kv->type, k, random_float(2));
+        cache_set(kv->v, kv->type, kv_value_index(kv, p, h, t) + (size_t)d, random_float(2));
+    }
+    for (int i = 0; kv->type == KV_Q8 && i < 2; i++)
+        ((uint16_t *)(i ? kv->v : kv->k))[kv_scale_index(kv, p, h, t)] =
+            f32_to_bf16((1 + random_float(0.9f)) / 120);
 }
 
 // Gives every sequence its pages, in random order, and fills positions before `first` with random
@@ -40,8 +57,8 @@ static void make_cache(scene *s) {
         total += p->n_pages;
     }
     kv->n_pages = total + 3;
-    s->cache_values =
-        (size_t)kv->n_pages * (size_t)(kv->n_kv_heads * kv->page_tokens * kv->head_dim);
+    s->cache_bytes = (size_t)(kv->n_pages * kv->n_kv_heads) *
+                     kv_plane_bytes(kv->type, kv->page_tokens, kv->head_dim);
     kv->k = new_cache(s);
     kv->v = new_cache(s);
     int32_t *order = malloc((size_t)kv->n_pages * sizeof *order);
@@ -58,12 +75,7 @@ static void make_cache(scene *s) {
         p->pages = s->pages[i];
         for (int t = 0; t < p->first; t++)
             for (int h = 0; h < kv->n_kv_heads; h++)
-                for (int d = 0; d < kv->head_dim; d++) {
-                    size_t k = kv_key_index(kv, p, h, t) + (size_t)(d * kv->page_tokens);
-                    cache_set(kv->k, kv->type, k, random_float(2));
-                    cache_set(kv->v, kv->type, kv_value_index(kv, p, h, t) + (size_t)d,
-                              random_float(2));
-                }
+                fill_position(kv, p, h, t);
     }
     free(order);
 }
@@ -107,7 +119,7 @@ typedef struct outcome {
 
 // Runs rope_kv and attention on copies of the scene's activations and cache.
 static outcome play(ops *o, const scene *s, const rope_options *opt) {
-    size_t n = (size_t)(s->n_rows * s->dim_all), bytes = s->cache_values * value_bytes(s->kv.type);
+    size_t n = (size_t)(s->n_rows * s->dim_all), bytes = s->cache_bytes;
     int hd = s->kv.head_dim, width = s->n_heads * hd;
     outcome r = {malloc(n * 4), malloc((size_t)(s->n_rows * width) * 4), malloc(bytes),
                  malloc(bytes)};
@@ -153,7 +165,7 @@ static void outcome_free(outcome *r) {
 
 static scene random_scene(int i) {
     static const int dims[] = {64, 128, 64, 128, 40, 72, 8, 256};
-    scene s = new_scene(dims[i % 8], random_int(1, 3), i % 8 + 1, (kv_type)(i % 3),
+    scene s = new_scene(dims[i % 8], random_int(1, 3), i % 8 + 1, (kv_type)((i + i / 8) % KV_TYPES),
                         (int[]){16, 32, 48, 16}[random_int(0, 3)]);
     for (int n = random_int(1, 5); n > 0; n--)
         add_span(&s, random_int(0, 3) ? random_int(0, 90) : 0,
@@ -215,6 +227,31 @@ static void attention_alone_is_close_in_every_cache_type(void **state) {
     ref->close(ref);
 }
 
+// Dimensions of keys that differ by more than rounding the other way, over all positions; and
+// positions of no sequence that anything was written to.
+static int wrong_keys(const scene *s, const void *got, const void *want) {
+    static const double step[] = {
+        [KV_F32] = 3e-6, [KV_F16] = 2e-3, [KV_BF16] = 2e-2, [KV_Q8] = 1.5};
+    const kv_layer *kv = &s->kv;
+    int wrong = 0;
+    for (int page = 0; page < kv->n_pages; page++) {
+        seq_span p = {.pages = (int32_t[]){page}};
+        for (int i = 0; i < kv->n_kv_heads * kv->page_tokens; i++) {
+            int h = i / kv->page_tokens, t = i % kv->page_tokens;
+            size_t scale = kv_scale_index(kv, &p, h, t), at = kv_key_index(kv, &p, h, t);
+            double a = kv->type == KV_Q8 ? bf16_to_f32(((const uint16_t *)got)[scale]) : 1,
+                   b = kv->type == KV_Q8 ? bf16_to_f32(((const uint16_t *)want)[scale]) : 1;
+            for (int d = 0; d < kv->head_dim; d++, at += (size_t)kv->page_tokens) {
+                double x = a * cache_value(got, kv->type, at),
+                       y = b * cache_value(want, kv->type, at),
+                       most = kv->type == KV_Q8 ? b : fabs(y) + 0.1;
+                wrong += isnan(x) != isnan(y) || fabs(x - y) > step[kv->type] * most;
+            }
+        }
+    }
+    return wrong;
+}
+
 static void the_cache_gets_rounded_keys_and_values_where_the_pages_say(void **state) {
     (void)state;
     ops *ref = open_ref();
@@ -224,22 +261,8 @@ static void the_cache_gets_rounded_keys_and_values_where_the_pages_say(void **st
             scene s = random_scene(i);
             outcome y = play(o, &s, &(rope_options){true, false, 1}),
                     want = play(ref, &s, &(rope_options){true, false, 1});
-            size_t bytes = s.cache_values * value_bytes(s.kv.type), wrong = 0;
-            assert_memory_equal(y.v, want.v, bytes);      // values are copied: the same bits
-            for (size_t k = 0; k < s.cache_values; k++) { // keys may round the other way
-                double p, q;
-                if (s.kv.type == KV_F32) {
-                    p = ((float *)y.k)[k];
-                    q = ((float *)want.k)[k];
-                } else {
-                    uint16_t u = ((uint16_t *)y.k)[k], v = ((uint16_t *)want.k)[k];
-                    p = s.kv.type == KV_F16 ? f16_to_f32(u) : bf16_to_f32(u);
-                    q = s.kv.type == KV_F16 ? f16_to_f32(v) : bf16_to_f32(v);
-                }
-                double step = s.kv.type == KV_F32 ? 3e-6 : s.kv.type == KV_F16 ? 2e-3 : 2e-2;
-                wrong += isnan(p) != isnan(q) || fabs(p - q) > step * (fabs(q) + 0.1);
-            }
-            assert_int_equal(wrong, 0);
+            assert_memory_equal(y.v, want.v, s.cache_bytes); // values are copied: the same bits
+            assert_int_equal(wrong_keys(&s, y.k, want.k), 0);
             outcome_free(&y);
             outcome_free(&want);
             release(&s);
@@ -324,7 +347,7 @@ static void thread_count_and_instruction_set_change_no_bit(void **state) {
             if (first.y) {
                 assert_memory_equal(y.y, first.y,
                                     (size_t)(s.n_rows * s.n_heads * s.kv.head_dim) * 4);
-                assert_memory_equal(y.k, first.k, s.cache_values * value_bytes(s.kv.type));
+                assert_memory_equal(y.k, first.k, s.cache_bytes);
                 outcome_free(&y);
             } else {
                 first = y;
@@ -372,6 +395,196 @@ static void angles_stay_exact_at_far_positions(void **state) {
     ref->close(ref);
 }
 
+// ---- KV_Q8
+
+// Writes qkv (one query head, one KV head) at a position of a sequence on pages 2, 0, 1, unrotated,
+// and attends.
+static void put_and_attend(ops *o, const kv_layer *kv, int position, const float *qkv, float *y) {
+    static const float no_angle[128];
+    static const int32_t pages[] = {2, 0, 1};
+    float row[3 * 256];
+    seq_span span = {0, 1, position, pages, 3};
+    memcpy(row, qkv, (size_t)kv->head_dim * 3 * sizeof *row);
+    o->rope_kv(o, &(rope_kv_args){.qkv = row,
+                                  .stride = 3 * kv->head_dim,
+                                  .n_heads = 1,
+                                  .inv_freq = no_angle,
+                                  .attn_scale = 1,
+                                  .kv = kv,
+                                  .spans = &span,
+                                  .n_spans = 1});
+    o->attention(o, &(attention_args){row, y, 3 * kv->head_dim, 1, kv, &span, 1});
+}
+
+// Where a value stands is counted out here, not asked of kv_index.h.
+static void bytes_and_scales_stand_as_counted_by_hand(void **state) {
+    (void)state;
+    enum { DIM = 8, PLANE = 16 * DIM + 16 * 2 }; // of a page
+    static const float qkv[3 * DIM] = {
+        [0] = 1, // q; k: scale 1; v: scale 1/4
+        [8] = 127,  [9] = -127, [10] = 2.5f, [11] = 3.5f,    [12] = -0.4f,  [13] = 0.6f,
+        [14] = -64, [15] = 0,   [16] = 1,    [17] = -31.75f, [18] = 0.125f, [19] = 0.375f,
+        [20] = 0,   [21] = -1,  [22] = 2,    [23] = 3};
+    static const int8_t key[DIM] = {127, -127, 2, 4, 0, 1, -64, 0},
+                        value[DIM] = {4, -127, 0, 2, 0, -4, 8, 12};
+    for (int b = -1; b < N_BACKENDS; b++) {
+        ops *o = b < 0 ? open_ref() : open_backend(b, 1);
+        if (!o)
+            continue;
+        int8_t k[3 * PLANE], v[3 * PLANE];
+        memset(k, 0xff, sizeof k);
+        memset(v, 0xff, sizeof v);
+        kv_layer kv = {k, v, KV_Q8, 3, 1, 16, DIM};
+        assert_int_equal(kv_plane_bytes(KV_Q8, 16, DIM), PLANE);
+        float y[DIM];
+        put_and_attend(o, &kv, 0, qkv, y); // the first of page 2
+        for (int d = 0; d < DIM; d++) {
+            assert_int_equal(k[2 * PLANE + 16 * d], key[d]);
+            assert_int_equal(v[2 * PLANE + d], value[d]);
+            assert_within(fabs(y[d] - value[d] * 0.25), 1e-6); // the only key
+        }
+        uint16_t scale[2];
+        memcpy(&scale[0], k + 2 * PLANE + 16 * DIM, 2);
+        memcpy(&scale[1], v + 2 * PLANE + 16 * DIM, 2);
+        assert_int_equal(scale[0], 0x3f80);
+        assert_int_equal(scale[1], 0x3e80);
+        o->close(o);
+    }
+}
+
+// Two positions on two pages with scales of their own, written over what was there before: scores
+// and values are those of the second writing.
+static void a_position_written_again_has_its_new_scale(void **state) {
+    (void)state;
+    enum { DIM = 64 };
+    for (int b = -1; b < N_BACKENDS; b++) {
+        ops *o = b < 0 ? open_ref() : open_backend(b, 1);
+        if (!o)
+            continue;
+        size_t bytes = 3 * kv_plane_bytes(KV_Q8, 16, DIM);
+        kv_layer kv = {calloc(1, bytes), calloc(1, bytes), KV_Q8, 3, 1, 16, DIM};
+        float qkv[3 * DIM], y[DIM];
+        for (int round = 0; round < 3; round++)
+            for (int position = 0; position < 17; position++) {
+                float size = position == 16 ? 2.0f : 1.0f;
+                for (int d = 0; d < DIM; d++) { // scores: 8 for the last, 4 each before
+                    qkv[d] = (float)(d == 0) * 4 * (float)(1 << round);
+                    qkv[DIM + d] = (float)(d < 2) * 8 * size / (float)(1 << round);
+                    qkv[2 * DIM + d] = (float)(d % 2 ? -127 : 127) * size * (float)(1 << round);
+                }
+                put_and_attend(o, &kv, position, qkv, y);
+            }
+        double last = exp(8 - 4), want = 4 * 127 * (2 * last + 16) / (last + 16);
+        for (int d = 0; d < DIM; d++) // the scale of keys is rounded to 8 bits
+            assert_within(fabs(y[d] / (d % 2 ? -want : want) - 1), 4e-3);
+        free(kv.k), free(kv.v);
+        o->close(o);
+    }
+}
+
+static void what_is_stored_is_within_a_253rd_of_the_largest(void **state) {
+    (void)state;
+    static const int dims[] = {8, 40, 64, 72, 128, 256};
+    for (int b = -1; b < N_BACKENDS; b++) {
+        ops *o = b < 0 ? open_ref() : open_backend(b, 1);
+        for (int i = 0; o && i < ROUNDS * 12; i++) {
+            int dim = dims[i % 6], position = random_int(0, 47);
+            size_t bytes = 3 * kv_plane_bytes(KV_Q8, 16, dim);
+            kv_layer kv = {calloc(1, bytes), calloc(1, bytes), KV_Q8, 3, 1, 16, dim};
+            float qkv[3 * 256], y[256], largest[2] = {0};
+            float size = powf(10, (float)random_int(-25, 25));
+            for (int d = 0; d < 3 * dim; d++)
+                qkv[d] = d < dim ? 0 : random_float(size) * (random_int(0, 20) ? 1 : 100);
+            for (int d = dim; d < 3 * dim; d++)
+                largest[d / dim - 1] = fmaxf(largest[d / dim - 1], fabsf(qkv[d]));
+            put_and_attend(o, &kv, position, qkv, y);
+            seq_span p = {.pages = (int32_t[]){2, 0, 1}};
+            size_t at = kv_scale_index(&kv, &p, 0, position);
+            double scale[] = {bf16_to_f32(((uint16_t *)kv.k)[at]),
+                              bf16_to_f32(((uint16_t *)kv.v)[at])};
+            for (int d = 0; d < dim; d++) {
+                size_t k = kv_key_index(&kv, &p, 0, position) + (size_t)(16 * d),
+                       v = kv_value_index(&kv, &p, 0, position) + (size_t)d;
+                assert_within(fabs(scale[0] * ((int8_t *)kv.k)[k] - qkv[dim + d]),
+                              largest[0] / 253);
+                assert_within(fabs(scale[1] * ((int8_t *)kv.v)[v] - qkv[2 * dim + d]),
+                              largest[1] / 253);
+            }
+            free(kv.k), free(kv.v);
+        }
+        if (o)
+            o->close(o);
+    }
+}
+
+// As in a cache of floats: a row that has gone wrong must not look like one that has not.
+static void what_is_not_finite_stays_so(void **state) {
+    (void)state;
+    for (int b = -1; b < N_BACKENDS; b++) {
+        ops *o = b < 0 ? open_ref() : open_backend(b, 1);
+        for (int i = 0; o && i < 3 * 40; i++) {
+            int8_t k[3 * 16 * 42], v[3 * 16 * 42];
+            kv_layer kv = {k, v, KV_Q8, 3, 1, 16, 40};
+            float qkv[3 * 40] = {0}, y[40];
+            qkv[40 + i % 40] = i < 40 ? NAN : i < 80 ? INFINITY : -INFINITY;
+            put_and_attend(o, &kv, 0, qkv, y);
+            assert_true(isnan(y[0]));
+            qkv[80 + i % 40] = qkv[40 + i % 40];
+            qkv[40 + i % 40] = 0;
+            put_and_attend(o, &kv, 0, qkv, y);
+            assert_true(isnan(y[0]));
+        }
+        if (o)
+            o->close(o);
+    }
+}
+
+// Every width and group, positions around page borders, decoding and prefill in one batch: on the
+// same cache as the reference, and each row the same bits alone.
+static void check_shape_in_q8(ops *o, ops *ref, int dim, int group, int page_tokens) {
+    scene s = new_scene(dim, 2, group, KV_Q8, page_tokens);
+    int near = random_int(-1, 1);
+    add_span(&s, 15, 1);
+    add_span(&s, page_tokens * 3 + near, 1);
+    add_span(&s, page_tokens + near, 3);
+    add_span(&s, near + 1, 2 * page_tokens);
+    add_span(&s, 512 + near, 1);
+    finish_scene(&s);
+    outcome base = play(ref, &s, &(rope_options){false, false, 1});
+    kv_layer kv = s.kv;
+    kv.k = base.k;
+    kv.v = base.v;
+    size_t width = (size_t)(s.n_heads * dim), n = (size_t)s.n_rows * width;
+    float *y = malloc(n * sizeof *y);
+    o->attention(o, &(attention_args){base.qkv, y, s.dim_all, s.n_heads, &kv, s.spans, s.n_spans});
+    assert_within(sqrt(nmse(y, base.y, n)), 2e-6);
+    assert_within(largest_error(y, base.y, n), 2e-5);
+    for (int k = 0; k < s.n_spans; k++)
+        for (int j = 0; j < s.spans[k].n_rows; j += 3) {
+            float *one = alone(o, &s, &base, k, j);
+            assert_memory_equal(one, y + (size_t)(s.spans[k].row + j) * width, width * sizeof *one);
+            free(one);
+        }
+    free(y);
+    outcome_free(&base);
+    release(&s);
+}
+
+static void q8_is_exact_in_every_width_and_group(void **state) {
+    (void)state;
+    static const int dims[] = {64, 128, 8, 40, 72, 256};
+    ops *ref = open_ref();
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 2);
+        for (int i = 0; o && i < (ROUNDS > 3 ? 6 : 2); i++)
+            for (int group = 1; group <= 8; group++)
+                check_shape_in_q8(o, ref, dims[i], group, group % 2 ? 16 : 32);
+        if (o)
+            o->close(o);
+    }
+    ref->close(ref);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_batches_agree_with_the_reference),
@@ -381,6 +594,11 @@ int main(void) {
         cmocka_unit_test(a_row_alone_gives_the_bits_it_gives_in_company),
         cmocka_unit_test(thread_count_and_instruction_set_change_no_bit),
         cmocka_unit_test(angles_stay_exact_at_far_positions),
+        cmocka_unit_test(bytes_and_scales_stand_as_counted_by_hand),
+        cmocka_unit_test(a_position_written_again_has_its_new_scale),
+        cmocka_unit_test(what_is_stored_is_within_a_253rd_of_the_largest),
+        cmocka_unit_test(what_is_not_finite_stays_so),
+        cmocka_unit_test(q8_is_exact_in_every_width_and_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
