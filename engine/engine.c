@@ -263,10 +263,7 @@ int engine_seq_new(engine *g, const sampling_params *params, int choice, const i
 }
 
 int engine_adapter_open(engine *g, const gguf *file, engine_adapter **out, err *e) {
-    if (lora_load(file, g->m, g->o, out, e))
-        return -1;
-    graph_prepare_lora(g->graph);
-    return 0;
+    return lora_load(file, g->m, g->o, out, e);
 }
 
 void engine_adapter_close(engine_adapter *a) { lora_free(a); }

@@ -39,8 +39,9 @@ int64_t engine_kv_tokens_free(const engine *g);
 size_t engine_weight_bytes(const engine *g);
 
 // A low-rank adapter of the engine's model, from an open GGUF file (engine/lora.h), which is not
-// needed after. ERR_FORMAT, ERR_UNSUPPORTED and ERR_INVALID name the key or tensor that does not
-// fit. Closed before the engine, and when no sequence uses it.
+// needed after. Any thread may call this, beside a step too. ERR_FORMAT, ERR_UNSUPPORTED and
+// ERR_INVALID name the key or tensor that does not fit. Closed before the engine, and when no
+// sequence uses it.
 int engine_adapter_open(engine *g, const gguf *file, engine_adapter **out, err *e);
 void engine_adapter_close(engine_adapter *a); // NULL is fine
 size_t engine_adapter_bytes(const engine_adapter *a);

@@ -22,7 +22,7 @@ struct graph {
     float *out;     // [max_rows, dim] a projection not yet added to x
     float *gate_up; // [max_rows, 2 intermediate]
     float *act;     // [max_rows, intermediate]
-    lora_room room; // NULLs until an adapter comes
+    lora_room room; // NULLs until a row has an adapter
 };
 
 static float *new_rows(int n_rows, int width) {
@@ -75,11 +75,10 @@ void graph_close(graph *g) {
     free(g);
 }
 
-void graph_prepare_lora(graph *g) {
+// The memory that adapters need, taken with the first batch that has one.
+static void open_room(graph *g) {
     const model_shape *s = g->s;
     int width = s->intermediate > g->q_width ? s->intermediate : g->q_width;
-    if (g->room.low)
-        return;
     g->room.low = new_rows(g->max_rows, 3 * LORA_MOST_RANK);
     g->room.delta = new_rows(g->max_rows, width > s->dim ? width : s->dim);
 }
@@ -195,6 +194,8 @@ float *graph_forward(graph *g, const graph_batch *b) {
     embed_args a = {
         .table = g->w->embedding, .ids = b->ids, .y = g->x, .n_rows = b->n_rows, .scale = 1};
     g->o->embed(g->o, &a);
+    if (b->n_loras && !g->room.low)
+        open_room(g);
     for (int i = 0; i < g->s->n_layers; i++)
         run_layer(g, i, b);
     if (b->n_keep > 0)

@@ -32,8 +32,6 @@ typedef struct graph_batch {
 graph *graph_open(const model *m, const weights *w, const kv_pool *kv, ops *o, int max_rows,
                   int extra_hidden);
 void graph_close(graph *g);
-// Takes the memory that adapters need, once; before the first batch that has one.
-void graph_prepare_lora(graph *g);
 // Writes the KV of all rows and returns hidden[n_keep, dim], the kept rows after the final norm;
 // valid until the next call. The caller may put extra_hidden rows behind them.
 float *graph_forward(graph *g, const graph_batch *b);

@@ -109,7 +109,7 @@ static int load_part(loader *l, int layer, const target *t, int n_in, int at, lo
     void *unpaired = t->paired_dim ? unpair_rows(&b, t->paired_dim) : NULL;
     if (unpaired)
         b.data = unpaired;
-    int rc = l->l->o->weight_pack(l->l->o, &b, 1, &p->b, l->e);
+    int rc = l->l->o->weight_pack_alone(l->l->o, &b, 1, &p->b, l->e);
     free(unpaired);
     if (rc)
         return -1;
@@ -128,7 +128,7 @@ static int load_group(loader *l, int layer, const target *targets, int n, int n_
             return -1;
     if (g->n_parts == 0)
         return 0;
-    if (l->l->o->weight_pack(l->l->o, a, g->n_parts, &g->a, l->e))
+    if (l->l->o->weight_pack_alone(l->l->o, a, g->n_parts, &g->a, l->e))
         return -1;
     l->l->bytes += l->l->o->weight_bytes(g->a);
     return 0;

@@ -1,7 +1,7 @@
 // Low-rank adapters (LoRA, Hu et al. 2021) beside the base weights: y += alpha / r * B(A x) for the
 // rows of the sequences that use one, so that many adapters and base rows share a pass. Files: GGUF
 // with general.type "adapter" and tensors blk.N.NAME.weight.lora_a [n_in, r] and lora_b [r, n_out].
-// Made once, read-only after; the engine's thread.
+// Made and freed by any thread, read-only between; applied by the engine's.
 #ifndef ENGINE_LORA_H
 #define ENGINE_LORA_H
 #include <stddef.h>

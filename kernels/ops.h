@@ -149,6 +149,9 @@ typedef struct ops {
     // Packs one matrix or several stacked on top of each other (fused qkv, gate-up: n sources of
     // the same n_in, any mix of types). ERR_UNSUPPORTED names the tensor. weight_free frees.
     int (*weight_pack)(struct ops *o, const weight_source *parts, int n, weight **out, err *e);
+    // The same in the calling thread alone, which may be any, beside whatever else runs.
+    int (*weight_pack_alone)(struct ops *o, const weight_source *parts, int n, weight **out,
+                             err *e);
     void (*weight_free)(struct ops *o, weight *w);
     size_t (*weight_bytes)(const weight *w);
     void (*embed)(struct ops *o, const embed_args *a);

@@ -1,5 +1,5 @@
-// What other threads tell the step thread: cancels, lost gateways, bells, signals. Entered by the
-// listener and the keeper; left by the step thread.
+// What other threads tell the step thread: cancels, lost gateways, loaded adapters, bells, signals.
+// Entered by the listener, the keeper and the loader of adapters; left by the step thread.
 #ifndef WORKER_INBOX_H
 #define WORKER_INBOX_H
 #include <stdbool.h>
@@ -8,7 +8,7 @@
 
 typedef struct inbox inbox;
 
-typedef enum note_kind { NOTE_CANCEL, NOTE_GATEWAY_GONE } note_kind;
+typedef enum note_kind { NOTE_CANCEL, NOTE_GATEWAY_GONE, NOTE_ADAPTERS } note_kind;
 typedef struct note {
     note_kind kind;
     char id[ID_UUID_TEXT]; // CANCEL

@@ -41,7 +41,7 @@ typedef struct run {
     job j;
     uint64_t number;
     uint8_t salt[ENGINE_SALT_BYTES]; // of the prefix cache
-    adapter *adapter;                // held; NULL: none
+    adapter *adapter;                // held, loaded or not yet; NULL: none
     int cached; // prompt tokens that were there when its first choice got a place; -1: none has yet
     lane lane;
     double weight;
@@ -66,6 +66,7 @@ run *run_new(arena *a, const job *j, uint64_t number, const queue_claimed *c, co
 const uint8_t *run_get_salt(const run *r);
 void run_free(run *r, engine *g);
 int choice_made(const run *r, const choice *c);
+static inline bool run_is_ready(const run *r) { return !r->adapter || r->adapter->a; }
 static inline bool choice_waits(const choice *c) { return !c->done && !c->seq; } // for a place
 static inline int choice_left(const choice *c) { return c->n - c->fed; } // tokens still to feed
 

@@ -226,7 +226,7 @@ static void fail(stepper *s, run *r, choice *c, outbox *o, const err *why) {
 }
 
 static choice *find_waiting(run *r) { // its first choice that could get a place; NULL: none
-    for (int i = 0; i < r->j.n_choices; i++)
+    for (int i = 0; i < r->j.n_choices && run_is_ready(r); i++)
         if (choice_waits(&r->choices[i]) && !waits_for_head(r, &r->choices[i]))
             return &r->choices[i];
     return NULL;

@@ -1,5 +1,6 @@
 // One step: who has a place in the engine, which sequences run (decode rows first, then prefill
-// chunks, under a token budget), and what came of it. Owner: the step thread.
+// chunks, under a token budget), and what came of it. A run whose adapter is being loaded gets no
+// place yet. Owner: the step thread.
 #ifndef WORKER_STEP_H
 #define WORKER_STEP_H
 #include "engine/engine.h"

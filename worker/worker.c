@@ -210,15 +210,6 @@ static void refuse(worker *w, const queue_claimed *c, const job *j, const char *
         outbox_add(w->out, j->gateway, c->id, c->attempt, ++w->n_runs, 0)->flags = REPLY_REFUSED;
 }
 
-// Never served by the base model instead.
-static void fail_job(worker *w, const queue_claimed *c, const job *j, const err *why) {
-    log_event(LOG_ERROR, "worker.adapter_failed", "{s:s,s:s,s:s}", "request", c->id, "adapter",
-              j->adapter, "reason", why->message);
-    reply_frame *f = outbox_add(w->out, j->gateway, c->id, c->attempt, w->n_runs, 0);
-    f->flags = REPLY_FAILED | REPLY_LAST;
-    f->finish = FINISH_ERROR;
-}
-
 // Fetches, opens and checks a claimed job; the run joins the list and its CLAIM frame the outbox.
 static int take_job(worker *w, const queue_claimed *c, int64_t arrived_us, err *e) {
     buf sealed = {0};
@@ -239,17 +230,13 @@ static int take_job(worker *w, const queue_claimed *c, int64_t arrived_us, err *
     } else if (strcmp(j.model, w->conf->name) || j.n_prompt >= engine_max_context(w->g)) {
         refuse(w, c, &j, "this worker does not serve it");
     } else {
-        adapter *held = NULL;
         reply_frame *f = outbox_add(w->out, j.gateway, j.id, j.attempt, ++w->n_runs, 0);
         f->flags = REPLY_CLAIM;
         f->queue_ms = (int)c->waited_ms;
-        if (*j.adapter && adapters_hold(w->adapters, j.tenant, j.adapter, &held, &why)) {
-            fail_job(w, c, &j, &why);
-            goto done;
-        }
         run_salt(&w->cluster, &j, model_revision(w->m), engine_kv_name(w->g), salt);
         run *r = run_new(&a, &j, w->n_runs, c, w->m, salt);
-        r->adapter = held;
+        if (*j.adapter)
+            r->adapter = adapters_hold(w->adapters, j.tenant, j.adapter);
         r->last_ms = clock_mono_ms();
         r->arrived_us = arrived_us;
         runs_add(w, r);
@@ -332,6 +319,41 @@ static void claim(worker *w) {
         failpoint("worker.claim_frame.after");
 }
 
+// ---- adapters
+
+static void tell_adapters(void *ctx) {
+    worker *w = ctx;
+    inbox_put(w->in, &(note){.kind = NOTE_ADAPTERS});
+}
+
+static bool lacks_adapter(const run *r, const void *what) {
+    (void)what;
+    return r->adapter && r->adapter->why.code;
+}
+
+// Runs whose adapter came can go on, those whose never will end: the base model's answer would be a
+// wrong one.
+static void settle_adapters(worker *w) {
+    adapters_settle(w->adapters);
+    for (const run *r = w->runs; r; r = r->next) {
+        if (!lacks_adapter(r, NULL))
+            continue;
+        log_event(LOG_ERROR, "worker.adapter_failed", "{s:s,s:s,s:s}", "request", r->j.id,
+                  "adapter", r->j.adapter, "reason", r->adapter->why.message);
+        reply_frame *f = outbox_add(w->out, r->j.gateway, r->j.id, r->j.attempt, r->number, 0);
+        f->flags = REPLY_FAILED | REPLY_LAST;
+        f->finish = FINISH_ERROR;
+    }
+    runs_drop(w, lacks_adapter, NULL);
+}
+
+static bool any_ready(const worker *w) {
+    for (const run *r = w->runs; r; r = r->next)
+        if (run_is_ready(r))
+            return true;
+    return false;
+}
+
 // ---- the loop
 
 static void read_notes(worker *w) {
@@ -339,6 +361,8 @@ static void read_notes(worker *w) {
     while (inbox_take(w->in, &n)) {
         if (n.kind == NOTE_GATEWAY_GONE)
             drop_gateway(w, n.gateway);
+        else if (n.kind == NOTE_ADAPTERS)
+            settle_adapters(w);
         else if (runs_drop(w, is_cancelled, &n))
             log_event(LOG_DEBUG, "worker.cancelled", "{s:s}", "request", n.id);
     }
@@ -452,7 +476,7 @@ static int serve(worker *w, err *e) {
         }
         if (!drain_until && claim_is_due(w, now))
             claim(w);
-        if (w->runs) {
+        if (any_ready(w)) {
             if (step(w, e))
                 return -1;
             continue;
@@ -534,11 +558,7 @@ static int open_all(worker *w, err *e) {
         return -1;
     if (redis_connect(w->c->redis_address, REDIS_MS, &w->r, e) || queue_prepare(w->r, e))
         return -1;
-    if (open_engine(w, e))
-        return -1;
-    config_adapters_dir(w->c, dir, sizeof dir);
-    w->adapters = adapters_new(w->g, dir, (size_t)w->c->adapter_bytes);
-    return 0;
+    return open_engine(w, e);
 }
 
 static void tell_ready(const worker *w, int fd, const probe *o) {
@@ -559,14 +579,8 @@ static void tell_ready(const worker *w, int fd, const probe *o) {
 }
 
 static void close_all(worker *w) {
-    while (w->runs) {
-        run *r = w->runs;
-        w->runs = r->next;
-        run_free(r, w->g);
-    }
     if (w->g) {
         stepper_release(&w->step);
-        adapters_free(w->adapters);
         engine_close(w->g);
     }
     model_close(w->m);
@@ -582,7 +596,10 @@ static const char *not_ready(void *ctx) {
 }
 
 static void run_threads(worker *w, probe *o, int ready_fd, err *e, int *rc) {
+    char dir[CONFIG_TEXT + 16];
+    config_adapters_dir(w->c, dir, sizeof dir);
     w->in = inbox_new();
+    w->adapters = adapters_new(w->g, dir, (size_t)w->c->adapter_bytes, tell_adapters, w);
     w->out = outbox_new(w->id);
     w->ears = listener_start(w->c->redis_address, w->conf->tier, w->id, w->in);
     w->keep = keeper_start(w->c->redis_address, w->id, w->in);
@@ -592,6 +609,8 @@ static void run_threads(worker *w, probe *o, int ready_fd, err *e, int *rc) {
     atomic_store(&w->ready, false);
     keeper_stop(w->keep);
     listener_stop(w->ears);
+    runs_drop(w, is_any, NULL);
+    adapters_free(w->adapters);
     outbox_free(w->out);
     inbox_free(w->in);
 }

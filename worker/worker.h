@@ -1,6 +1,7 @@
 // A worker: one model replica. Claims jobs of its tier, plans steps, drives the engine, sends one
 // reply message per step and gateway. Stateless but for its active sequences. Threads: the step
-// thread (everything), a listener (bell and cancel), a keeper (HOLD frames, operations).
+// thread (everything), a listener (bell and cancel), a keeper (HOLD frames, operations), a loader
+// (adapters).
 #ifndef WORKER_WORKER_H
 #define WORKER_WORKER_H
 #include "base/config.h"

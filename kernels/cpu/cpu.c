@@ -35,6 +35,10 @@ static int cpu_weight_pack(ops *o, const weight_source *parts, int n, weight **o
     return weight_pack_panels(b->team, b->isa, parts, n, out, e);
 }
 
+static int cpu_weight_pack_alone(ops *o, const weight_source *parts, int n, weight **out, err *e) {
+    return weight_pack_panels(NULL, ((cpu *)o)->isa, parts, n, out, e);
+}
+
 static void cpu_weight_free(ops *o, weight *w) {
     (void)o;
     weight_free_panels(w);
@@ -226,6 +230,7 @@ int cpu_open(const cpu_isa *isa, int n_threads, ops **out, err *e) {
     b->ops = (ops){.name = isa->name,
                    .kv = KV_F16,
                    .weight_pack = cpu_weight_pack,
+                   .weight_pack_alone = cpu_weight_pack_alone,
                    .weight_free = cpu_weight_free,
                    .weight_bytes = cpu_weight_bytes,
                    .embed = cpu_embed,

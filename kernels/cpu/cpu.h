@@ -149,7 +149,7 @@ void cpu_attention(ops *o, const attention_args *a);
 // Opens the backend on one instruction set; the caller has checked that the processor has it.
 int cpu_open(const cpu_isa *isa, int n_threads, ops **out, err *e);
 
-// pack.c. Splits over the team.
+// pack.c. Splits over the team; NULL: the calling thread does it all.
 int weight_pack_panels(team *t, const cpu_isa *isa, const weight_source *parts, int n, weight **out,
                        err *e);
 void weight_free_panels(weight *w);

@@ -1,9 +1,9 @@
 // Repacks matrices of a model file into panels of 16 rows that both instruction sets read. Runs at
-// load, split over the backend's team; plain C. Every code is kept exactly: Q6_K keeps its scales
-// per 16 values as two scales a block. Scales and minima become fp16: exact where the file has fp16
-// scales, rounded to 11 bits (2^-12 of the value at most, NMSE 2e-8) for the K formats, whose scale
-// is a product; a power of two per row keeps those products inside fp16's range. Owns the panels
-// until weight_free_panels.
+// load, split over the backend's team or in one thread; plain C. Every code is kept exactly: Q6_K
+// keeps its scales per 16 values as two scales a block. Scales and minima become fp16: exact where
+// the file has fp16 scales, rounded to 11 bits (2^-12 of the value at most, NMSE 2e-8) for the K
+// formats, whose scale is a product; a power of two per row keeps those products inside fp16's
+// range. Owns the panels until weight_free_panels.
 #include "kernels/cpu/cpu.h"
 #include "kernels/dequant.h"
 #include "kernels/half.h"
@@ -272,7 +272,11 @@ int weight_pack_panels(team *t, const cpu_isa *isa, const weight_source *parts, 
         weight_free_panels(w);
         return err_set(e, ERR_INTERNAL, parts[0].name, "no memory for tensor %s", parts[0].name);
     }
-    team_run(t, pack_part, &(pack_job){w, parts, n, isa->w8_offset});
+    pack_job j = {w, parts, n, isa->w8_offset};
+    if (t)
+        team_run(t, pack_part, &j);
+    else
+        pack_part(&j, 0, 1);
     *out = w;
     return 0;
 }

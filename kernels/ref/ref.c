@@ -144,6 +144,7 @@ int ref_open(int n_threads, ops **out, err *e) {
     r->ops = (ops){.name = "ref",
                    .kv = KV_F32,
                    .weight_pack = ref_weight_pack,
+                   .weight_pack_alone = ref_weight_pack,
                    .weight_free = ref_weight_free,
                    .weight_bytes = ref_weight_bytes,
                    .embed = ref_embed,

@@ -4,6 +4,7 @@ import os
 import random
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -142,6 +143,33 @@ def test_an_adapter_whose_file_is_gone_is_an_error_and_never_the_base_model(plac
              for name in names if name.startswith(made["id"])]
     os.unlink(files[0])
     assert place.ask("local", "lost", expect=500)["type"] == "server_error"
+
+
+def test_others_are_answered_while_an_adapter_is_read(place):
+    """Its file is a FIFO here, which is read for as long as the test likes."""
+    made = place.adapter("local", "slow", 12)
+    wait_for(lambda: place.gateway.request("GET", "/v1/models/slow")[0] == 200)
+    path = next(os.path.join(where, name) for where, _, names in os.walk(place.gateway.ready["data_dir"] + "/adapters")
+                for name in names if name.startswith(made["id"]))
+    with open(path, "rb") as file:
+        content = file.read()
+    os.unlink(path)
+    os.mkfifo(path)
+    known = {row["request_id"] for row in place.gateway.rows()}
+    gone = place.gateway.connect()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(place.ask, "local", "slow") for _ in range(2)]
+        gone.request("POST", "/v1/chat/completions", json.dumps(place.gateway.chat(model="slow", messages=TEXT)),
+                     {"Authorization": f"Bearer {place.gateway.key}"})
+        with open(path, "wb") as file:  # from here on it is being read
+            plain = place.ask("local", "small")[0]
+            gone.close()
+            row = wait_for(lambda: [r for r in place.gateway.rows() if r["request_id"] not in known and r["outcome"] == "client_gone"])[0]
+            assert row["completion_tokens"] == 0
+            assert not any(w.done() for w in waiting)
+            file.write(content)
+        texts = [w.result()[0] for w in waiting]
+    assert texts[0] == texts[1] != plain
 
 
 @pytest.mark.parametrize("config, words", [({"use_dora": True}, "use_dora"), ({"bias": "all"}, "bias"),

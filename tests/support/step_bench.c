@@ -158,6 +158,14 @@ void bench_run(bench *b) {
 
 told *bench_told(bench *b, const job *j) { return letterbox_find(&b->m, j->id); }
 
+void bench_ignore(void *ctx) { (void)ctx; }
+
+adapter *bench_wait(adapters *s, adapter *a) {
+    for (; !a->a && !a->why.code; clock_sleep_ms(1))
+        adapters_settle(s);
+    return a;
+}
+
 // ---- comparing
 
 static void same_choice(const told_choice *a, const told_choice *b) {

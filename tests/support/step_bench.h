@@ -4,6 +4,7 @@
 #define TESTS_SUPPORT_STEP_BENCH_H
 #include <stdint.h>
 #include "tests/support/letterbox.h"
+#include "worker/adapters.h"
 #include "worker/step.h"
 
 #define BENCH_ROOMY 4096  // positions of KV that are never short
@@ -38,6 +39,9 @@ void bench_run(bench *b);                        // until all are done
 uint64_t bench_seats(const bench *b, int *used); // who has a place, as bits
 told *bench_told(bench *b, const job *j);
 void bench_same(const told *a, const told *b, int n_choices);
+
+void bench_ignore(void *ctx);                 // for adapters_new: bench_wait asks by itself
+adapter *bench_wait(adapters *s, adapter *a); // until it is loaded or failed
 
 // A job at temperature 1, its number the seed; n_prompt ids of bench_prompt from `from` on.
 job bench_job(const letterbox *m, int number, int from, int n_prompt, int max_tokens);

@@ -2,7 +2,9 @@
 // base rows and other adapters each sequence gets what it gets alone, bit for bit; files that do
 // not fit are refused with their reason.
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -219,6 +221,51 @@ static void a_fork_keeps_the_adapter(void **state) {
     buf_release(&bytes);
 }
 
+typedef struct opener {
+    engine *g;
+    const buf *bytes;
+    engine_adapter *a;
+    atomic_bool done;
+} opener;
+
+static void *open_some(void *arg) {
+    opener *o = arg;
+    for (int i = 0; i < 4; i++) {
+        engine_adapter_close(o->a);
+        o->a = open_adapter(o->g, o->bytes);
+    }
+    atomic_store(&o->done, true);
+    return NULL;
+}
+
+// On more than one thread, whose team can do one thing at a time.
+static void an_adapter_is_opened_beside_steps(void **state) {
+    tiny_engine f = {0};
+    buf bytes = {0};
+    int32_t ids[PROMPT];
+    engine_sampled before[MADE], beside[MADE];
+    sampling_params p = told();
+    tiny_engine_open(&f, "llama", tiny_config(*state, 2));
+    tiny_lora_bytes(tiny_model_find("llama"), 4, 5, WT_F32, NULL, &bytes);
+    tiny_ids(ids, PROMPT, 3);
+    engine_adapter *a = open_adapter(f.g, &bytes);
+    generate(f.g, a, ids, &p, before);
+    opener o = {.g = f.g, .bytes = &bytes};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, open_some, &o), 0);
+    do {
+        generate(f.g, a, ids, &p, beside);
+        tiny_assert_same(before, beside, MADE);
+    } while (!atomic_load(&o.done));
+    pthread_join(thread, NULL);
+    generate(f.g, o.a, ids, &p, beside);
+    tiny_assert_same(before, beside, MADE);
+    engine_adapter_close(o.a);
+    engine_adapter_close(a);
+    tiny_engine_close(&f);
+    buf_release(&bytes);
+}
+
 // ---- files that do not fit
 
 static gguf_builder builder; // a valid adapter, then spoilt
@@ -294,6 +341,7 @@ int main(void) {
         ON("ref", the_base_may_be_a_directory),
         ALL(company_changes_no_bit),
         ALL(a_fork_keeps_the_adapter),
+        ALL(an_adapter_is_opened_beside_steps),
         ON("ref", files_that_do_not_fit_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

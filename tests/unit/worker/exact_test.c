@@ -64,15 +64,12 @@ static job make_job(const letterbox *m, int i, int unit) {
 }
 
 static run *add(place *p, bench *b, adapters *s, job *j, int group) {
-    adapter *held = NULL;
-    err e = {0};
     int at = groups[group].adapter;
     snprintf(j->adapter, sizeof j->adapter, "%s", at < 0 ? "" : p->ids[at]);
-    if (at >= 0 && adapters_hold(s, j->tenant, j->adapter, &held, &e))
-        fail_msg("%s", e.message);
     run_salt(&ring, j, "revision", engine_kv_name(b->g), b->salt);
     run *r = bench_add(b, j);
-    r->adapter = held;
+    if (at >= 0)
+        r->adapter = bench_wait(s, adapters_hold(s, j->tenant, j->adapter));
     return r;
 }
 
@@ -91,7 +88,7 @@ static void close_all(bench *b, adapters *s) { // runs hold adapters, these the 
 static void run_alone(place *p, int i) {
     bench *one = &p->alone[i];
     bench_open_model(one, p->m, i == 6 ? 2 : 1, 1024, BENCH_ROOMY);
-    p->adapters[i] = adapters_new(one->g, p->dir, ADAPTER_BYTES);
+    p->adapters[i] = adapters_new(one->g, p->dir, ADAPTER_BYTES, bench_ignore, NULL);
     job j = make_job(&one->m, i, p->unit);
     add(p, one, p->adapters[i], &j, i % GROUPS);
     bench_run(one);
@@ -174,7 +171,7 @@ static void all_get_what_each_gets_alone(place *p, int draft_rows) {
     int cached[GROUPS] = {0}, n_holds = 0;
     bench_open_model(&b, p->m, SLOTS, p->step_tokens, p->kv_tokens);
     b.s.draft_rows = draft_rows;
-    adapters *s = adapters_new(b.g, p->dir, ADAPTER_BYTES);
+    adapters *s = adapters_new(b.g, p->dir, ADAPTER_BYTES, bench_ignore, NULL);
     run_together(p, &b, s, j, &seen);
     for (int i = 0; i < N; i++) {
         const told *t = bench_told(&b, &j[i]);

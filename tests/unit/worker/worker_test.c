@@ -9,6 +9,7 @@
 #include "tests/support/servers.h"
 #include "tests/support/tiny_model.h"
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -404,6 +406,81 @@ static void a_job_whose_adapter_is_not_there_fails(void **state) {
     assert_int_equal(t->choices[0].n, 0);
 }
 
+// A job whose adapter's file is a FIFO, so that it is loaded as long as the test likes.
+static job slow_job(int number, char *path) {
+    char dir[128];
+    err e = {0};
+    job j = letterbox_job(&m, number, prompt, 5, 10);
+    snprintf(j.adapter, sizeof j.adapter, "slow%d-0123456789abcdef", number);
+    snprintf(dir, sizeof dir, "%s/adapters/" TENANT, test_dir());
+    assert_int_equal(file_mkdirs(dir, 0700, &e), 0);
+    snprintf(path, 256, "%s/%s.gguf", dir, j.adapter);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    return j;
+}
+
+static void end_slow(const char *path) { // with a file that is none
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    close(fd);
+    unlink(path);
+}
+
+static bool wait_claim(const job *j) {
+    for (int i = 0; i < 1000; i++, clock_sleep_ms(5)) {
+        letterbox_read(&m);
+        if (letterbox_find(&m, j->id)->n_claims)
+            return true;
+    }
+    return false;
+}
+
+static void jobs_are_answered_while_an_adapter_is_loaded(void **state) {
+    (void)state;
+    char path[256];
+    job slow = slow_job(1, path);
+    enqueue(&slow);
+    assert_true(wait_claim(&slow));
+    for (int i = 2; i < 5; i++) {
+        job j = letterbox_job(&m, i, prompt, 40, 20);
+        enqueue(&j);
+        assert_true(letterbox_wait_last(&m, j.id, 1, 10000));
+        assert_int_equal(letterbox_find(&m, j.id)->choices[0].n, 20);
+    }
+    assert_int_equal(letterbox_find(&m, slow.id)->choices[0].flags & REPLY_LAST, 0);
+    end_slow(path);
+    assert_true(letterbox_wait_last(&m, slow.id, 1, 10000));
+    assert_true(letterbox_find(&m, slow.id)->choices[0].flags & REPLY_FAILED);
+}
+
+static void a_run_can_be_cancelled_while_its_adapter_is_loaded(void **state) {
+    (void)state;
+    char path[256];
+    job slow = slow_job(1, path), j = letterbox_job(&m, 2, prompt, 5, 3);
+    enqueue(&slow);
+    assert_true(wait_claim(&slow));
+    assert_true(wait_metric("tiergate_worker_waiting", 1));
+    stop_run(&slow, 0);
+    assert_true(wait_metric("tiergate_worker_waiting", 0));
+    end_slow(path);
+    enqueue(&j);
+    assert_true(letterbox_wait_last(&m, j.id, 1, 10000));
+    assert_int_equal(letterbox_find(&m, slow.id)->choices[0].flags & REPLY_LAST, 0);
+}
+
+static void a_drained_worker_gives_back_what_waits_for_its_adapter(void **state) {
+    (void)state;
+    char path[256];
+    job slow = slow_job(1, path);
+    enqueue(&slow);
+    assert_true(wait_claim(&slow));
+    kill(worker, SIGTERM);
+    assert_true(letterbox_wait_last(&m, slow.id, 1, 10000)); // before the load ends
+    assert_int_equal(letterbox_find(&m, slow.id)->n_refused, 1);
+    end_slow(path);
+    assert_int_equal(wait_end(10000), 0);
+}
+
 static void a_job_that_is_gone_or_not_ours_is_passed_over(void **state) {
     (void)state;
     job gone = letterbox_job(&m, 1, prompt, 5, 10), foreign = letterbox_job(&m, 2, prompt, 5, 10),
@@ -497,6 +574,9 @@ int main(void) {
         WORKER(a_gateway_without_a_lease_loses_its_runs),
         WORKER(a_job_of_another_model_or_length_is_refused),
         WORKER(a_job_whose_adapter_is_not_there_fails),
+        WORKER(jobs_are_answered_while_an_adapter_is_loaded),
+        WORKER(a_run_can_be_cancelled_while_its_adapter_is_loaded),
+        WORKER(a_drained_worker_gives_back_what_waits_for_its_adapter),
         WORKER(a_job_that_is_gone_or_not_ours_is_passed_over),
         WORKER(an_idle_worker_ends_at_once),
         WORKER(a_drained_worker_finishes_what_it_began_and_gives_the_rest_back),
