@@ -14,7 +14,7 @@ from datetime import date, timedelta
 READ_TO_ITS_END = ("done", "error_event", "dropped", "refused")
 CODES = {  # what an accepted or refused request of this load may be told
     "dependency_unavailable", "server_is_overloaded", "server_error", "poison_request", "deadline_exceeded",
-    "rate_limit_exceeded", "insufficient_quota", "request_in_progress", None,
+    "rate_limit_exceeded", "insufficient_quota", "request_in_progress", "superseded", None,
 }
 BY_LIMIT = ("rate_limit_exceeded", "insufficient_quota")
 ATTEMPTS_MOST = 3
@@ -99,6 +99,10 @@ class Checker:
         # drains
         self.prices = prices
         self.by_id = {r.id: r for r in rows}
+        self.sessions = defaultdict(list)
+        for x in history:
+            if x.get("session"):
+                self.sessions[session_of(x)].append(x)
         self.poisoned = {r.tenant for r in rows if r.outcome == "dead_letter"}  # their bodies are refused for a while
         self.found = []
 
@@ -121,6 +125,8 @@ class Checker:
     def check_end(self, x):
         if x["code"] and x["code"] == x.get("expected"):
             return
+        if x["code"] == "superseded":
+            return self.check_superseded(x)
         if x["end"] in ("hung", "malformed"):
             self.say("P1", x, f"the client saw no outcome that the API knows: {x['end']} {x.get('why', '')}")
         if x["code"] not in CODES or x["status"] in (400, 401, 403, 404, 413):
@@ -134,6 +140,26 @@ class Checker:
         begun = x["end"] in ("error_event", "dropped") and x["status"] == 200
         if begun and faults and all(f["drains"] for f in faults):
             self.say("P1", x, "begun, and cut by an orderly stop")
+
+    def check_superseded(self, x):
+        """There is a newer one of its session: any that was on its way in x's life and did not answer before x began."""
+        others = [y for y in self.sessions[session_of(x)] if y is not x and y["began"] <= x["ended"] and x["began"] <= y["ended"]]
+        if x["session"] is None or all(y["first"] and y["first"] < x["began"] for y in others):
+            self.say("P1", x, f"superseded, and none of {len(others)} others of its session is newer")
+        if x["end"] == "refused" and (x["status"], x["retry"]) != (409, "false"):
+            self.say("P1", x, f"superseded with status {x['status']}, x-should-retry {x['retry']}")
+
+    def check_sessions(self):
+        """At one gateway an older one ends before a newer one is answered, but for what was complete just then."""
+        late, pairs = 0, 0
+        for of in self.sessions.values():
+            for y in of:
+                older = [x for x in of if y["first"] and x["gateway"] == y["gateway"] and x["first"] and x["first"] < y["began"]
+                         and x["ended"] > y["began"] and x["stream"] and not self.is_gateway_lost(x)]
+                pairs += len(older)
+                late += sum(x["end"] == "done" and x["ended"] > y["first"] for x in older)
+        if late > 3 and late > pairs / 2:
+            self.say("P1", None, f"{late} of {pairs} streams outlived a newer request of their session")
 
     def check_row_exists(self, x):
         if x.get("replayed"):
@@ -177,6 +203,8 @@ class Checker:
             self.say("P3", x, f"the row has {row.completion} tokens, the client got {received}")
         if row.outcome == "ok" and x["end"] == "error_event" and not loose:
             self.say("P1", x, "an error for the client, 'ok' in the row")
+        if x["end"] in ("refused", "error_event") and not loose and (x["code"] == "superseded") != (row.outcome == "superseded"):
+            self.say("P1", x, f"{x['code']} for the client, '{row.outcome}' in the row")
 
     def check_made(self, row, x):
         """A killed worker writes down nothing of what it had made, and it may hear later than the client that all is over."""
@@ -260,7 +288,7 @@ class Checker:
                 continue
             taken = strangers
             for y in requests:
-                if y["end"] == "refused" or y["began"] > x["ended"] or y is x:
+                if y["end"] == "refused" and y["id"] not in self.by_id or y["began"] > x["ended"] or y is x:
                     continue
                 is_settled = y["ended"] < x["began"] and y["id"] in self.by_id and (
                     y["end"] == "done" or y["ended"] + LINGERS_SECONDS < x["began"])
@@ -297,10 +325,16 @@ class Checker:
         for r in self.rows:
             self.check_row(r, of.get(r.id))
         self.check_ids()
+        self.check_sessions()
         self.check_sums(quota_used)
         self.check_limits(limits, limited, most_in_flight)
         self.check_scopes(counters)
         return self.found
+
+
+def session_of(x):
+    """Those it competes with; the load names sessions in one task only."""
+    return x["key"], x.get("session")
 
 
 def brief(x):

@@ -97,7 +97,8 @@ class Load:
             plan = {"seed": o.seed, "process": process, "clients": o.clients // o.processes,
                     "rate": o.rate / o.processes, "ports": site.gateway_ports(), "keys": [k["key"] for k in site.keys],
                     "kinds": [{k: v for k, v in kind.items() if k in ("path", "body", "n", "headers")} for kind in kinds],
-                    "streamed": 0.7, "cancelled": 0.1, "idempotent": 0.2, "max_tokens": [1, 2, 4, 4, 8, 8, 8, 16, 16, 48]}
+                    "streamed": 0.7, "cancelled": 0.1, "idempotent": 0.2, "in_session": 0.5,
+                    "max_tokens": [1, 2, 4, 4, 8, 8, 8, 16, 16, 48]}
             path, history = site.path(f"plan{process}.json"), site.path(f"history{process}.jsonl")
             Path(path).write_text(json.dumps(plan))
             self.histories.append(history)
@@ -206,9 +207,12 @@ class Run:
             x.update({k: site.keys[x["key"]][k] for k in ("tenant_id", "user_id")})
         found = c.run(checker.read_quota_used(site), site.limits, site.limited, self.o.clients * IN_FLIGHT_TOKENS,
                       checker.day_counters(site))
-        done = subprocess.run([site.binary, "usage", "verify", "--config", site.path("w0.ini")], capture_output=True, text=True)
-        if done.returncode:
-            found.append(checker.Violation("VERIFY", 0, (done.stdout + done.stderr)[-600:].replace("\n", "; ")))
+        done = subprocess.run([site.binary, "usage", "verify", "--config", site.path("w0.ini"), "--json"], capture_output=True, text=True)
+        if not done.stdout:
+            found.append(checker.Violation("VERIFY", 0, done.stderr[-600:].replace("\n", "; ")))
+        else:
+            found += [checker.Violation("VERIFY", 0, f"{d['check']}: {d['what']}") for d in json.loads(done.stdout)["differences"]
+                      if d["check"] != "used" or not any(f["redis"] for f in self.faults)]
         found = [v for v in found if v.rule not in self.skipped]
         found += [checker.Violation("REST", 0, t) for t in self.troubles + site.crashes()]
         return history, rows, accepted, found

@@ -6,7 +6,7 @@ finishes its request. It knows nothing of the product but its API: what it count
 
 A line: n gateway key kind stream n_choices max_tokens cancel_at idle_since (of a connection that is used again) began
 first ended id status end code texts finish usage; idem, again (how the first try of the same Idempotency-Key ended) and
-replayed. `end` is one of
+replayed; session (None: it names none). `end` is one of
   done         a complete body, or a stream that ended in [DONE]
   refused      a status that is not 200, with an error body
   error_event  a stream that ended in an error event
@@ -146,6 +146,7 @@ class Client(threading.Thread):
             "max_tokens": ABSENT if r.random() < 0.05 else r.choice(p["max_tokens"]),
             "cancel_at": r.choice([0, 1, 2, 5, 9]) if stream and r.random() < p["cancelled"] else None,
             "idem": f"{p['seed']}/{self.index}.{self.n}" if not stream and r.random() < p["idempotent"] else None,
+            "session": r.choice("ab") if p["kinds"][kind].get("headers") and r.random() < p["in_session"] else None,
         }
 
     def choose_gateway(self):
@@ -209,7 +210,8 @@ class Client(threading.Thread):
                 f"{self.plan['keys'][x['key']]}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
                 + "".join(f"{name}: {value}\r\n" for name, value in kind.get("headers", {}).items())
                 + (f"x-tiergate-deadline-ms: {x['deadline_ms']}\r\n" if "deadline_ms" in x else "")
-                + (f"Idempotency-Key: {x['idem']}\r\n" if x["idem"] else "") + "\r\n")
+                + (f"Idempotency-Key: {x['idem']}\r\n" if x["idem"] else "")
+                + (f"x-tiergate-session: {x['session']}\r\n" if x.get("session") else "") + "\r\n")
         try:
             connection.socket.sendall(head.encode() + data)
         except OSError as e:

@@ -48,6 +48,16 @@ PLANTS = [
         ("router/sweep.c", "(!ask_own(w, record.gateway, tenant, id) && is_long_missing(w, record.gateway)))",
          "ask_own(w, record.gateway, tenant, id) || is_long_missing(w, record.gateway) || true)")],
         "P1 P3", ["--only", "worker-killed", "--seconds", "14"]),
+    Plant("newer-superseded", [  # the one that comes ends, not the one that runs
+        ("router/request_session.c", "    supersede(r, q->session, q->turn);",
+         "    if (*chain_of(r, q->session))\n        q->outcome = OUTCOME_SUPERSEDED;")],
+        "P1", ["--only", "worker-killed", "--seconds", "8"]),
+    Plant("superseded-goes-on", [
+        ("router/request_session.c", "if (q->turn < turn && strcmp(q->session, session) == 0)", "if (q->turn > turn)")],
+        "P1", ["--only", "worker-killed", "--seconds", "12"]),
+    Plant("superseded-without-row", [
+        ("router/usage.c", '"  trace)"\n    " ON CONFLICT', '"  trace) WHERE outcome <> \'superseded\'"\n    " ON CONFLICT')],
+        "P1", ["--only", "worker-killed", "--seconds", "8"]),
     Plant("early-end-unflushed", [  # tokens on their way when a request ends early reach the client, and no row
         ("router/request_close.c", "q->events.stop)", "q->events.stop && q->refs < 0)")],
         "P3", ["--matrix", "--only", "deadline in"]),
