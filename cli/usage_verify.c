@@ -165,50 +165,113 @@ static int check_records(verification *v, err *e) {
     return v->failed.code ? -1 : 0;
 }
 
-// ---- the scopes' counters with the records: read in one step, or requests would come between
+// ---- the scopes' counters with the records and the ledger
 
-// KEYS the tenant's open set, ARGV a scope -> a difference, or nil.
-static const char held_lua[] =
-    "local tenant, n, tokens, money = string.sub(KEYS[1], 1, -5), 0, 0, 0\n"
+// One step of Redis, or requests would come between. KEYS the tenant's open set, ARGV a scope ->
+// nil, or texts: a difference of what is held ("" none), the time in ms, day, its tokens, month,
+// its tokens and money, and all records in JSON, with what was settled where this scope counted it.
+static const char scope_lua[] =
+    "local tenant, n, tokens, money, all = string.sub(KEYS[1], 1, -5), 0, 0, 0, {}\n"
     "local v = redis.call('GET', tenant .. 's:' .. ARGV[1])\n"
     "if not v or #v ~= 88 then return nil end\n"
     "local f = {struct.unpack('<ddddddddddd', v)}\n"
     "for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do\n"
     "  local r = redis.call('GET', tenant .. 'r:' .. id) or ''\n"
-    "  local ht, hm, meta = string.match(r, '^o %d+ %d %d+ %d+ (%d+) (%d+) .-({.*})$')\n"
-    "  local m = meta and cjson.decode(meta)\n"
-    "  local own = m and {t = 't', u = 'u:' .. m.user, k = 'k:' .. m.key, m = 'm:' .. m.model}\n"
-    "  local letter = string.sub(ARGV[1], 1, 1)\n"
-    "  if m and string.find(m.scopes, letter, 1, true) and own[letter] == ARGV[1] then\n"
-    "    n, tokens, money = n + 1, tokens + ht, money + hm\n"
+    "  local state, ht, hm, at, p, c, m, text = string.match(r, '^(%l) %d+ %d %d+ %d+ (%d+) (%d+) "
+    "%d+ %d+ %d+ (%d+) (%d+) (%d+) (%d+) %S+ %S+ ({.*})$')\n"
+    "  local meta = text and cjson.decode(text) or {scopes = ''}\n"
+    "  local own = {t = 't', u = 'u:' .. (meta.user or ''), k = 'k:' .. (meta.key or ''), "
+    "m = 'm:' .. (meta.model or '')}\n"
+    "  local letter, settled = string.sub(ARGV[1], 1, 1), ''\n"
+    "  if string.find(meta.scopes, letter, 1, true) and own[letter] == ARGV[1] then\n"
+    "    if state == 'o' then n, tokens, money = n + 1, tokens + ht, money + hm\n"
+    "    else settled = string.format(',\"at\":%s,\"tokens\":%d,\"money\":%s', at, p + c, m) end\n"
     "  end\n"
+    "  all[#all + 1] = string.format('{\"id\":\"%s\"%s}', id, settled)\n"
     "end\n"
-    "if f[9] == n and f[10] == tokens and f[11] == money then return nil end\n"
-    "return string.format('Redis holds %d requests, %d tokens, money %d; its open requests %d, %d, "
-    "%d', f[9], f[10], f[11], n, tokens, money)";
+    "local held = ''\n"
+    "if f[9] ~= n or f[10] ~= tokens or f[11] ~= money then\n"
+    "  held = string.format('Redis holds %d requests, %d tokens, money %d; its open requests %d, "
+    "%d, %d', f[9], f[10], f[11], n, tokens, money)\n"
+    "end\n"
+    "local t, said = redis.call('TIME'), {held}\n"
+    "said[2] = string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000))\n"
+    "for i = 4, 8 do said[i - 1] = string.format('%d', f[i]) end\n"
+    "said[8] = '[' .. table.concat(all, ',') .. ']'\n"
+    "return said";
+
+// The ledger as Redis should count it at that time: rows of later ones and of requests with a
+// record do not count, but as their records say. Which rows of the very millisecond do is open.
+// $1 tenant, $2 scope, $3... as scope_lua said. -> a row with a difference, or none
+static const char used_sql[] =
+    "WITH record AS (SELECT * FROM jsonb_to_recordset($9::jsonb) AS r(id uuid, at bigint, "
+    "tokens bigint, money bigint)), "
+    "moment AS (SELECT to_timestamp($3::bigint / 1000.0) AS at, date '1970-01-01' + $4::int AS "
+    "day, make_date($6::int / 12, $6::int % 12 + 1, 1) AS month), "
+    "part AS (SELECT day, tokens, money, false AS is_tie FROM quota_used "
+    "WHERE tenant_id = $1::uuid AND scope = $2 "
+    "UNION ALL SELECT (to_timestamp(at / 1000.0) AT TIME ZONE 'UTC')::date, tokens, money, false "
+    "FROM record WHERE at IS NOT NULL "
+    "UNION ALL SELECT (u.at AT TIME ZONE 'UTC')::date, -(prompt_tokens + completion_tokens), "
+    "-money, u.at = m.at AND request_id <> ALL (ARRAY(SELECT id FROM record)) "
+    "FROM usage u, moment m WHERE tenant_id = $1::uuid "
+    "AND (u.at >= m.at OR request_id = ANY (ARRAY(SELECT id FROM record))) "
+    "AND $2 IN ('t', 'u:' || user_id, 'k:' || key_id, 'm:' || model)), "
+    "sums AS (SELECT coalesce(sum(tokens) FILTER (WHERE p.day = m.day AND NOT is_tie), 0) AS d, "
+    "coalesce(sum(tokens) FILTER (WHERE p.day = m.day), 0) AS d_least, "
+    "coalesce(sum(tokens) FILTER (WHERE NOT is_tie), 0) AS t, coalesce(sum(tokens), 0) AS "
+    "t_least, coalesce(sum(money) FILTER (WHERE NOT is_tie), 0) AS c, coalesce(sum(money), 0) AS "
+    "c_least FROM moment m LEFT JOIN part p ON p.day >= month AND p.day < month + interval '1 "
+    "month') "
+    "SELECT format('Redis counts %s tokens on %s, %s tokens and money %s in its month; the "
+    "ledger %s, %s, %s', $5::text, day, $7::text, $8::text, d, t, c) FROM sums, moment "
+    "WHERE NOT ($5::bigint BETWEEN d_least AND d AND $7::bigint BETWEEN t_least AND t AND "
+    "$8::bigint BETWEEN c_least AND c)";
+
+enum { SAID = 8 }; // texts of scope_lua
+
+static void add_scope(verification *v, const char *check, const char *tenant, const char *scope,
+                      const char *what) {
+    char text[512];
+    snprintf(text, sizeof text, "tenant %s, scope %s: %s", tenant, scope, what);
+    add(v, check, text);
+}
+
+static int check_used(verification *v, const char *tenant, const char *scope,
+                      const redis_value *said, err *e) {
+    const char *args[1 + SAID] = {tenant, scope};
+    pg_result *r = NULL;
+    for (size_t i = 1; i < SAID; i++)
+        args[1 + i] = redis_value_str(redis_value_at(said, i), NULL);
+    int rc = pg_query(v->db, used_sql, 1 + SAID, args, &r, e);
+    if (!rc && pg_rows(r))
+        add_scope(v, "used", tenant, scope, pg_text(r, 0, 0));
+    pg_result_free(r);
+    return rc;
+}
 
 static int check_scope(verification *v, const char *tenant, const char *scope, err *e) {
-    char open[96], text[384];
+    char open[96];
     redis_reply_box *box = NULL;
     snprintf(open, sizeof open, "tg:{%s}:open", tenant);
-    if (redis_call(v->r, 5, (const char *const[]){"EVAL", held_lua, "1", open, scope}, NULL, &box,
+    if (redis_call(v->r, 5, (const char *const[]){"EVAL", scope_lua, "1", open, scope}, NULL, &box,
                    e))
         return -1;
     const redis_value *said = redis_reply_value(box);
+    const char *held = redis_value_str(redis_value_at(said, 0), NULL);
     int rc = 0;
-    if (redis_value_kind(said) == REDIS_ERROR) {
-        rc = err_set(e, ERR_DEPENDENCY, NULL, "Redis cannot compare what is held: %s",
+    if (redis_value_kind(said) == REDIS_ERROR)
+        rc = err_set(e, ERR_DEPENDENCY, NULL, "Redis cannot compare a scope's counters: %s",
                      redis_value_str(said, NULL));
-    } else if (redis_value_kind(said) == REDIS_STRING) {
-        snprintf(text, sizeof text, "tenant %s, scope %s: %s", tenant, scope,
-                 redis_value_str(said, NULL));
-        add(v, "held", text);
-    }
+    else if (redis_value_kind(said) == REDIS_ARRAY)
+        rc = check_used(v, tenant, scope, said, e);
+    if (held && *held)
+        add_scope(v, "held", tenant, scope, held);
     redis_reply_free(box);
     return rc;
 }
 
-static int check_held(verification *v, err *e) {
+static int check_scopes(verification *v, err *e) {
     pg_result *r = NULL;
     int rc = pg_query(v->db, "SELECT tenant_id, scope FROM limits ORDER BY 1, 2", 0, NULL, &r, e);
     for (int i = 0; !rc && i < pg_rows(r); i++)
@@ -246,7 +309,7 @@ int usage_verify(const config *c, bool json, err *e) {
     if (!rc)
         rc = check_ledger(&v, e);
     if (!rc)
-        rc = check_records(&v, e) || check_held(&v, e) ? -1 : 0;
+        rc = check_records(&v, e) || check_scopes(&v, e) ? -1 : 0;
     if (!rc) {
         print(&v);
         if (json_array_size(v.found))

@@ -227,10 +227,12 @@ def test_the_first_limit_of_a_scope_does_not_count_what_runs_then(fleet, prompt_
     assert client.ask(rest | {"max_tokens": limit - counted - prompt_tokens + 1})[0] == 429
     assert client.ask(rest | {"max_tokens": limit - counted - prompt_tokens})[0] == 200
     assert client.ask(rest | {"max_tokens": 1})[0] == 429 and counters() == (limit, limit, 0, 0, 0)
-    wait_for(fleet.adds_up, 30, fleet.verify)
+    missed = f"used: tenant {tenant}, scope u:{ident}: Redis counts {limit} tokens on "
+    wait_for(lambda: missed in (said := fleet.verify()) and " 1 differences" in said, 30, fleet.verify)
     assert sum(p + c for _, p, c, _ in fleet.rows(user)) == limit + on_top
     fleet.redis_call("DEL", scope)  # loaded anew it has the ledger's sums
     assert client.ask(rest | {"max_tokens": 1})[0] == 429 and counters() == (limit + on_top, limit + on_top, 0, 0, 0)
+    assert fleet.adds_up(), fleet.verify()
 
 
 def test_rows_that_wait_for_the_database_show_in_the_metrics(fleet):

@@ -71,13 +71,13 @@ def record(state, of_row=False):
     return plant
 
 
-def counter(at):
-    """One more in a number of the tenant's counters."""
+def counter(at, more=1):
+    """So many more in a number of the tenant's counters."""
     def plant(fleet, known):
         key = "tg:{%s}:s:t" % known["tenant"]
         before = fleet.redis_call("GET", key)
         numbers = list(struct.unpack("<11d", before))
-        numbers[at] += 1
+        numbers[at] += more
         fleet.redis_call("SET", key, struct.pack("<11d", *numbers), "KEEPTTL")
         return lambda: fleet.redis_call("SET", key, before, "KEEPTTL")
     return plant
@@ -93,18 +93,22 @@ PLANTED = {
     "a token more in a row": (in_ledger("UPDATE usage SET completion_tokens = completion_tokens + 1 WHERE request_id = ID"),
                               {"sums", "money", "tokens", "produced"}),
     "a row worth less than its tokens": (in_ledger("UPDATE usage SET money = money - 7 WHERE request_id = ID; UPDATE quota_used "
-                                                   "SET money = money - 7"), {"sums", "money"}),
+                                                   "SET money = money - 7"), {"sums", "money", "used"}),
     "more tokens than were held": (in_ledger("UPDATE usage SET completion_tokens = 5000 WHERE request_id = ID"),
                                    {"sums", "money", "tokens", "produced"}),
-    "fewer tokens than were made, and all sums with it": (in_ledger(FEWER), {"produced"}),
+    "fewer tokens than were made, and all sums with it": (in_ledger(FEWER), {"produced", "used"}),
     "an outcome that is none": (in_ledger("UPDATE usage SET outcome = 'fine' WHERE request_id = ID"), {"outcome"}),
-    "sums that drifted": (in_ledger("UPDATE quota_used SET tokens = tokens + 1 WHERE scope = 't'"), {"sums"}),
+    "sums that drifted": (in_ledger("UPDATE quota_used SET tokens = tokens + 1 WHERE scope = 't'"), {"sums", "used"}),
     "a hold left over": (record("o"), {"open"}),
     "a settlement without its row": (record("s"), {"settled"}),
-    "a settlement that its row does not say": (record("s", of_row=True), {"settled"}),
+    "a settlement that its row does not say": (record("s", of_row=True), {"settled", "used"}),  # and no scope counted it
     "a request held that nobody has": (counter(8), {"held"}),
     "tokens held that nobody has": (counter(9), {"held"}),
     "money held that nobody has": (counter(10), {"held"}),
+    "tokens of a day that nobody used": (counter(4), {"used"}),
+    "tokens of a day forgotten": (counter(4, -1), {"used"}),
+    "tokens of a month that nobody used": (counter(6), {"used"}),
+    "money of a month forgotten": (counter(7, -1), {"used"}),
 }
 
 
