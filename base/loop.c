@@ -262,12 +262,11 @@ static void put_letter(letters *to, loop_fn *fn, void *ctx) {
 void loop_post(loop *l, loop_fn *fn, void *ctx) {
     pthread_mutex_lock(&l->inbox_mutex);
     put_letter(&l->inbox, fn, ctx);
-    bool is_first = l->inbox.n == 1;
-    pthread_mutex_unlock(&l->inbox_mutex);
     if (atomic_load(&l->is_running) && loop_is_here(l))
         l->has_own = true;
-    else if (is_first || !atomic_load(&l->is_running))
+    else if (l->inbox.n == 1 || !atomic_load(&l->is_running))
         wake(l);
+    pthread_mutex_unlock(&l->inbox_mutex); // from now on the letter may be heard and the loop freed
 }
 
 void loop_defer(loop *l, loop_fn *fn, void *ctx) { put_letter(&l->deferred, fn, ctx); }

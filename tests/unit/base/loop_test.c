@@ -279,6 +279,30 @@ static int tick(void *ctx) {
     return 10;
 }
 
+static int never_sleep(void *ctx) {
+    (void)ctx;
+    return 0;
+}
+
+static void *post_the_last(void *ctx) {
+    loop_post(ctx, stop, ctx);
+    return NULL;
+}
+
+// Sanitizers see a post that touches the loop after its letter was heard.
+static void a_loop_may_be_freed_once_the_last_letter_is_heard(void **state) {
+    (void)state;
+    for (int i = 0; i < 1000; i++) {
+        pthread_t thread;
+        loop *l = loop_new();
+        loop_set_tick(l, never_sleep, NULL);
+        pthread_create(&thread, NULL, post_the_last, l);
+        loop_run(l);
+        loop_free(l);
+        pthread_join(thread, NULL);
+    }
+}
+
 static void the_tick_runs_each_turn_and_bounds_the_sleep(void **state) {
     (void)state;
     loop *l = loop_new();
@@ -386,6 +410,7 @@ int main(void) {
         cmocka_unit_test(a_timer_that_rearms_at_once_starves_nobody),
         cmocka_unit_test(posts_of_any_thread_arrive_once_in_order),
         cmocka_unit_test(a_post_from_a_callback_runs_and_a_stop_before_the_run_holds),
+        cmocka_unit_test(a_loop_may_be_freed_once_the_last_letter_is_heard),
         cmocka_unit_test(the_tick_runs_each_turn_and_bounds_the_sleep),
         cmocka_unit_test(what_is_deferred_runs_after_the_tick_of_the_same_turn),
         cmocka_unit_test(a_pool_refuses_beyond_its_limit_and_finishes_what_it_took),
