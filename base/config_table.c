@@ -101,6 +101,10 @@ const config_row config_rows[] = {
              "so far (prompt lookup); they change the speed, never the text. 0: none."},
     {"worker", "kv_bytes", CONFIG_SIZE, FIELD(kv_bytes), .least = M, .most = 16384 * G,
      .value = "1GiB", .help = "Memory for the KV cache."},
+    {"worker", "kv_type", CONFIG_CHOICE, FIELD(kv_type), .choices = "f16|bf16|f32|q8",
+     .value = "f16",
+     .help = "Type of the numbers in the KV cache; q8 (8 bits and a scale per key and value) holds "
+             "nearly twice the tokens of f16 in the same memory."},
     {"worker", "adapter_bytes", CONFIG_SIZE, FIELD(adapter_bytes), .least = 0, .most = 1024 * G,
      .value = "1GiB",
      .help = "Memory that adapters may take which no request uses now; those used least recently "

@@ -18,7 +18,7 @@
 #define USED_PERCENT 90
 
 typedef struct fit_options {
-    const char *what, *memory, *gpu, *weights;
+    const char *what, *memory, *gpu, *weights, *kv;
     int64_t context, rows;
     bool json;
 } fit_options;
@@ -27,6 +27,7 @@ typedef struct candidate {   // a model and a memory
     const char *name, *form; // "Qwen2.5-7B", "q4_k_m" or "as in the file"
     model_shape shape;
     uint64_t weight_bytes;
+    kv_type kv;
     char memory_name[96];
     uint64_t memory_bytes, used_bytes; // all of it, and what may be used
 } candidate;
@@ -199,13 +200,13 @@ static void print_json(const fit_options *o, const candidate *c, const fit *f, c
         json_array_append_new(requests, json_pack("{s:i, s:I}", "context", contexts[i], "requests",
                                                   (json_int_t)fit_requests(f, contexts[i])));
     json_t *all = json_pack(
-        "{s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}", "model", c->name,
+        "{s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:o}", "model", c->name,
         "weights", c->form, "parameters", (json_int_t)fit_parameters(&c->shape), "memory",
         o->gpu ? o->gpu : c->memory_name, "memory_bytes", (json_int_t)c->memory_bytes, "used_bytes",
         (json_int_t)c->used_bytes, "weight_bytes", (json_int_t)c->weight_bytes, "activation_bytes",
         (json_int_t)f->activation_bytes, "kv_bytes_per_token", (json_int_t)f->kv_bytes_per_token,
-        "kv_bytes", (json_int_t)f->free_bytes, "kv_tokens", (json_int_t)f->kv_tokens, "fits",
-        (int)f->fits, "concurrent", requests);
+        "kv_bytes", (json_int_t)f->free_bytes, "kv_tokens", (json_int_t)f->kv_tokens, "kv_type",
+        kv_type_name(c->kv), "fits", (int)f->fits, "concurrent", requests);
     json_dumpf(all, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(all);
@@ -220,8 +221,9 @@ static void print_table(const fit_options *o, const candidate *c, const fit *f, 
     printf("%-12s %.2f GiB\n", "weights", gib(c->weight_bytes));
     printf("%-12s %.2f GiB for steps of %lld tokens\n", "activations", gib(f->activation_bytes),
            (long long)o->rows);
-    printf("%-12s %llu bytes a token; %.2f GiB are left for %lld tokens\n", "KV cache",
-           (unsigned long long)f->kv_bytes_per_token, gib(f->free_bytes), (long long)f->kv_tokens);
+    printf("%-12s %s, %llu bytes a token; %.2f GiB are left for %lld tokens\n", "KV cache",
+           kv_type_name(c->kv), (unsigned long long)f->kv_bytes_per_token, gib(f->free_bytes),
+           (long long)f->kv_tokens);
     printf("\n%12s %20s\n", "CONTEXT", "CONCURRENT REQUESTS");
     for (int i = 0; i < n; i++)
         printf("%12d %20lld\n", contexts[i], (long long)fit_requests(f, contexts[i]));
@@ -230,7 +232,9 @@ static void print_table(const fit_options *o, const candidate *c, const fit *f, 
 static int tell(const fit_options *o, const candidate *c, err *e) {
     int contexts[8];
     int n = list_contexts(o, &c->shape, contexts);
-    fit f = fit_compute(&c->shape, c->weight_bytes, c->used_bytes, (int)o->rows);
+    fit f = fit_compute(&c->shape, c->weight_bytes,
+                        kv_plane_bytes(c->kv, FIT_PAGE_TOKENS, c->shape.head_dim), c->used_bytes,
+                        (int)o->rows);
     if (o->json)
         print_json(o, c, &f, contexts, n);
     else
@@ -248,7 +252,10 @@ static int tell(const fit_options *o, const candidate *c, err *e) {
     return 0;
 }
 
-static int check_numbers(const fit_options *o, const candidate *c, err *e) {
+static int check_options(const fit_options *o, candidate *c, err *e) {
+    if (!kv_type_find(o->kv, &c->kv))
+        return err_set(e, ERR_INVALID, "kv-type", "--kv-type is f16, bf16, f32 or q8, not '%.40s'",
+                       o->kv);
     if (o->rows < 1 || o->rows > 65536)
         return err_set(e, ERR_INVALID, "step-tokens", "--step-tokens is 1 to 65536, not %lld",
                        (long long)o->rows);
@@ -274,7 +281,7 @@ static void help(const option_row *rows, int n) {
 }
 
 int command_fit(int argc, char **argv, err *e) {
-    fit_options o = {.rows = STEP_ROWS};
+    fit_options o = {.rows = STEP_ROWS, .kv = "f16"};
     const option_row rows[] = {
         {"memory", OPTION_TEXT, &o.memory, "SIZE",
          "memory to use, for example 24GiB (default: 90% of this machine's)"},
@@ -282,6 +289,7 @@ int command_fit(int argc, char **argv, err *e) {
         {"context", OPTION_INT, &o.context, "N", "tokens of a request (default: several)"},
         {"weights", OPTION_TEXT, &o.weights, "FORM",
          "of a known shape: bf16 (default), f16, q8_0, q4_0, q4_k_m, awq, gptq"},
+        {"kv-type", OPTION_TEXT, &o.kv, "TYPE", "worker.kv_type: f16 (default), bf16, f32, q8"},
         {"step-tokens", OPTION_INT, &o.rows, "N", "worker.step_tokens (default: 512)"},
         {"json", OPTION_FLAG, &o.json, NULL, "print JSON"},
     };
@@ -299,7 +307,7 @@ int command_fit(int argc, char **argv, err *e) {
     if (n_words == 0)
         return err_set(e, ERR_INVALID, "model",
                        "say which model: a GGUF file, a directory, or a name such as 7b");
-    int rc = read_memory(&o, &c, e) || read_model(&o, &c, &m, e) || check_numbers(&o, &c, e) ||
+    int rc = read_memory(&o, &c, e) || read_model(&o, &c, &m, e) || check_options(&o, &c, e) ||
                      tell(&o, &c, e)
                  ? -1
                  : 0;

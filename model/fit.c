@@ -6,8 +6,6 @@
 #include <strings.h>
 
 #define MIB(n) ((uint64_t)(n) << 20)
-#define PAGE_TOKENS 16 // engine/kv.h
-#define KV_VALUE_BYTES 2
 
 static const fit_gpu gpus[] = {
     {"a100-40g", "NVIDIA A100 40GB", MIB(40960)},
@@ -145,22 +143,24 @@ uint64_t fit_parameters(const model_shape *s) {
     return all;
 }
 
-fit fit_compute(const model_shape *s, uint64_t weight_bytes, uint64_t memory_bytes, int rows) {
+fit fit_compute(const model_shape *s, uint64_t weight_bytes, uint64_t kv_page_bytes,
+                uint64_t memory_bytes, int rows) {
     uint64_t q = (uint64_t)s->n_heads * (uint64_t)s->head_dim;
     uint64_t kv = (uint64_t)s->n_kv_heads * (uint64_t)s->head_dim;
     // engine/graph.c: x, norm, out; qkv; attn; gate_up; act. engine/engine.c: logits of 64.
     uint64_t row = 3 * (uint64_t)s->dim + q + 2 * kv + q + 3 * (uint64_t)s->intermediate;
     uint64_t logits = 64 * (uint64_t)s->n_vocab;
-    fit f = {.kv_bytes_per_token = (uint64_t)s->n_layers * 2 * kv * KV_VALUE_BYTES,
+    uint64_t page = (uint64_t)s->n_layers * 2 * (uint64_t)s->n_kv_heads * kv_page_bytes;
+    fit f = {.kv_bytes_per_token = page / FIT_PAGE_TOKENS,
              .activation_bytes = (row * (uint64_t)rows + logits) * sizeof(float)};
-    uint64_t used = weight_bytes + f.activation_bytes, page = f.kv_bytes_per_token * PAGE_TOKENS;
+    uint64_t used = weight_bytes + f.activation_bytes;
     f.free_bytes = memory_bytes > used ? memory_bytes - used : 0;
-    f.kv_tokens = (int64_t)(f.free_bytes / page * PAGE_TOKENS);
+    f.kv_tokens = (int64_t)(f.free_bytes / page * FIT_PAGE_TOKENS);
     f.fits = f.kv_tokens > 0;
     return f;
 }
 
 int64_t fit_requests(const fit *f, int context) {
-    int64_t pages = (context + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    return f->kv_tokens / PAGE_TOKENS / pages;
+    int64_t pages = (context + FIT_PAGE_TOKENS - 1) / FIT_PAGE_TOKENS;
+    return f->kv_tokens / FIT_PAGE_TOKENS / pages;
 }

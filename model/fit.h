@@ -37,14 +37,17 @@ uint64_t fit_vector_bytes(const model_shape *s);
 uint64_t fit_parameters(const model_shape *s);
 
 typedef struct fit {
-    uint64_t kv_bytes_per_token; // all layers, 16 bits a value
+    uint64_t kv_bytes_per_token; // all layers
     uint64_t activation_bytes;   // of a step of `rows` rows
     uint64_t free_bytes;         // for the KV cache; 0 when the model does not fit
     int64_t kv_tokens;           // in whole pages of 16
     bool fits;                   // at least one page is left
 } fit;
-// memory_bytes: what may be used in all.
-fit fit_compute(const model_shape *s, uint64_t weight_bytes, uint64_t memory_bytes, int rows);
+// kv_page_bytes: keys of one KV head in a page of FIT_PAGE_TOKENS. memory_bytes: what may be used
+// in all.
+#define FIT_PAGE_TOKENS 16 // engine/kv.h
+fit fit_compute(const model_shape *s, uint64_t weight_bytes, uint64_t kv_page_bytes,
+                uint64_t memory_bytes, int rows);
 // How many requests of `context` tokens find room at a time.
 int64_t fit_requests(const fit *f, int context);
 

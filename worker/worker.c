@@ -513,6 +513,7 @@ static int open_engine(worker *w, err *e) {
         .max_context = most < own ? (int)most : own,
         .max_rows = (int)(w->c->step_tokens > w->c->slots ? w->c->step_tokens : w->c->slots),
         .kv_bytes = (size_t)w->c->kv_bytes,
+        .kv_type = w->c->kv_type,
         .progress = load_progress,
         .progress_ctx = &percent,
     };
@@ -565,8 +566,9 @@ static void tell_ready(const worker *w, int fd, const probe *o) {
     char id[17], url[128], *text;
     snprintf(id, sizeof id, "%016llx", (unsigned long long)w->id);
     snprintf(url, sizeof url, "http://%s:%u", w->c->worker_ops_listen.host, probe_port(o));
-    log_event(LOG_INFO, "worker.ready", "{s:s,s:s,s:s,s:s}", "worker", id, "model", w->conf->name,
-              "backend", engine_backend(w->g), "tier", w->conf->tier);
+    log_event(LOG_INFO, "worker.ready", "{s:s,s:s,s:s,s:s,s:s,s:I}", "worker", id, "model",
+              w->conf->name, "backend", engine_backend(w->g), "tier", w->conf->tier, "kv_type",
+              engine_kv_name(w->g), "kv_tokens", (json_int_t)engine_kv_tokens_free(w->g));
     if (fd < 0)
         return;
     json_t *ready = json_pack("{s:s,s:s,s:s,s:s}", "worker", id, "model", w->conf->name, "backend",

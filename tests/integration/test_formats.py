@@ -215,6 +215,13 @@ def test_fit_of_a_file_is_that_of_its_published_shape(model_file):
     assert [real[k] for k in same] == [named[k] for k in same]
 
 
+@pytest.mark.parametrize("kv_type, per_token", [("f16", 57344), ("bf16", 57344), ("f32", 114688), ("q8", 29120)])
+def test_fit_counts_the_kv_type(kv_type, per_token):
+    told = json.loads(fit("7b", "--gpu", "h100-80g", "--kv-type", kv_type, "--json").stdout)
+    assert told["kv_type"] == kv_type and told["kv_bytes_per_token"] == per_token
+    assert told["kv_tokens"] == told["kv_bytes"] // (16 * per_token) * 16
+
+
 @pytest.mark.parametrize("words, status, says", [
     (["72b", "--gpu", "h100-80g"], 1, "Qwen2.5-72B does not fit: weights and activations take 135.7 GiB of the 71.7 GiB"),
     (["7b", "--memory", "14.6GiB", "--context", "32768"], 1, "not one request of 32768 tokens fits"),
@@ -228,6 +235,7 @@ def test_fit_of_a_file_is_that_of_its_published_shape(model_file):
     (["7b", "--weights", "int3"], 2, "--weights is bf16, f16, q8_0, q4_0, q4_k_m, awq or gptq, not 'int3'"),
     (["7b", "--context", "40000"], 2, "--context is 1 to 32768, the context of Qwen2.5-7B, not 40000"),
     (["7b", "--context", "-1"], 2, "--context is 1 to"),
+    (["7b", "--kv-type", "q4"], 2, "--kv-type is f16, bf16, f32 or q8, not 'q4'"),
     (["7b", "--step-tokens", "0"], 2, "--step-tokens is 1 to 65536, not 0"),
     ([FIXTURES / "qwen3-bf16", "--weights", "f16"], 2, "--weights is for the name of a shape"),
     ([ROOT / "README.md"], 1, "not a GGUF file"),

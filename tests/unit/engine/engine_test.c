@@ -350,6 +350,9 @@ static void a_configuration_that_cannot_work_names_its_field(void **state) {
     bad.kv_bytes = 1000;
     expect_closed(m, bad, "kv_bytes");
     bad = c;
+    bad.kv_type = "q4";
+    expect_closed(m, bad, "kv_type");
+    bad = c;
     bad.backend = "abacus";
     expect_closed(m, bad, "backend");
     model_close(m);

@@ -202,6 +202,21 @@ static void a_pool_without_room_for_a_page_is_refused(void **state) {
     assert_null(p);
 }
 
+static void a_page_holds_what_its_type_takes(void **state) {
+    (void)state;
+    kv_shape s = {.n_layers = 3, .n_kv_heads = 2, .head_dim = 64};
+    static const size_t vector[KV_TYPES] = {
+        [KV_F32] = 256, [KV_F16] = 128, [KV_BF16] = 128, [KV_Q8] = 64 + 2};
+    for (int i = 0; i < KV_TYPES; i++) {
+        kv_type found;
+        s.type = (kv_type)i;
+        assert_int_equal(kv_page_bytes(&s), 3 * 2 * 2 * KV_PAGE_TOKENS * vector[i]);
+        assert_true(kv_type_find(kv_type_name(s.type), &found) && found == s.type);
+    }
+    assert_false(kv_type_find("q4", &s.type));
+    assert_false(kv_type_find("", &s.type));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_table_holds_as_many_pages_as_its_positions_need),
@@ -212,6 +227,7 @@ int main(void) {
         cmocka_unit_test(an_exhausted_pool_changes_nothing),
         cmocka_unit_test(a_table_refuses_more_positions_than_it_was_made_for),
         cmocka_unit_test(a_pool_without_room_for_a_page_is_refused),
+        cmocka_unit_test(a_page_holds_what_its_type_takes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 
 enum { PROMPT = 70, MADE = 24, PAGE = 16, FULL = 64 };
 
+static const char *const kv_types[] = {"f32", "q8", "f16", "bf16"};
 static const uint8_t salt_a[ENGINE_SALT_BYTES] = {1}, salt_b[ENGINE_SALT_BYTES] = {[31] = 2};
 
 // Feeds what is left of the prompt in chunks, then decodes: MADE tokens with what they were worth.
@@ -47,7 +48,10 @@ static void what_is_found_gives_the_bits_that_computing_gives(void **state) {
             tiny_engine f = {0};
             int32_t ids[PROMPT];
             engine_sampled plain[MADE], first[MADE], again[MADE];
-            tiny_engine_open(&f, models[m], tiny_config(*state, 2));
+            engine_config c = tiny_config(*state, 2);
+            c.kv_type = kv_types[(m + i) % 4];
+            tiny_engine_open(&f, models[m], c);
+            assert_string_equal(engine_kv_name(f.g), c.kv_type);
             tiny_ids(ids, PROMPT, 1);
             run_new(f.g, NULL, ids, 64, plain);
             run_new(f.g, salt_a, ids, chunks[i], first); // stores it, cut like this
@@ -110,13 +114,13 @@ static void what_a_sequence_made_is_found_when_it_comes_back(void **state) {
     tiny_engine_close(&f);
 }
 
-static void forks_of_a_found_prefix_get_what_each_gets_alone(void **state) {
+static void check_forks(engine_config c) {
     tiny_engine f = {0};
     err e = {0};
     int32_t ids[PROMPT + MADE], made[2][MADE], plain[2][MADE];
     sampling_params p = tiny_lively();
     engine_seq *s, *t;
-    tiny_engine_open(&f, "llama", tiny_config(*state, 2));
+    tiny_engine_open(&f, "llama", c);
     tiny_ids(ids, PROMPT, 3);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(engine_seq_new(f.g, &p, i, ids, PROMPT, 0, NULL, &s, &e), 0);
@@ -147,12 +151,18 @@ static void forks_of_a_found_prefix_get_what_each_gets_alone(void **state) {
     tiny_engine_close(&f);
 }
 
-// Room for two sequences: each new one drives the oldest out of the cache, and no token changes.
-static void a_full_cache_gives_up_the_oldest_and_changes_no_token(void **state) {
+static void forks_of_a_found_prefix_get_what_each_gets_alone(void **state) {
+    for (int i = 0; i < 4; i++) {
+        engine_config c = tiny_config(*state, 2);
+        c.kv_type = kv_types[i];
+        check_forks(c);
+    }
+}
+
+static void check_eviction(engine_config c) {
     tiny_engine f = {0};
     engine_sampled plain[4][MADE], made[MADE];
     int32_t ids[4][PROMPT];
-    engine_config c = tiny_config(*state, 1);
     sampling_params p = greedy_params(-1);
     int64_t tokens;
     tiny_engine_open(&f, "llama", c);
@@ -176,6 +186,15 @@ static void a_full_cache_gives_up_the_oldest_and_changes_no_token(void **state) 
     assert_int_equal(engine_seq_length(s), FULL);
     engine_seq_free(f.g, s);
     tiny_engine_close(&f);
+}
+
+// Room for two sequences: each new one drives the oldest out of the cache, and no token changes.
+static void a_full_cache_gives_up_the_oldest_and_changes_no_token(void **state) {
+    for (int i = 0; i < 4; i++) {
+        engine_config c = tiny_config(*state, 1);
+        c.kv_type = kv_types[i];
+        check_eviction(c);
+    }
 }
 
 static void a_step_without_room_gives_up_nothing_of_the_cache(void **state) {

@@ -35,33 +35,36 @@ static void shapes_have_the_published_number_of_parameters(void **state) {
                      (unsigned long long)published[i].n);
 }
 
+enum { F16 = 16 * 2 * 128 }; // of a page's keys in one head
+
 static void kv_bytes_are_those_of_the_tiers(void **state) {
     (void)state;
-    assert_int_equal(fit_compute(shape("7b"), 0, 0, 1).kv_bytes_per_token, 57344);
-    assert_int_equal(fit_compute(shape("14B"), 0, 0, 1).kv_bytes_per_token, 196608);
-    assert_int_equal(fit_compute(shape("72b"), 0, 0, 1).kv_bytes_per_token, 327680);
+    assert_int_equal(fit_compute(shape("7b"), 0, F16, 0, 1).kv_bytes_per_token, 57344);
+    assert_int_equal(fit_compute(shape("14B"), 0, F16, 0, 1).kv_bytes_per_token, 196608);
+    assert_int_equal(fit_compute(shape("72b"), 0, F16, 0, 1).kv_bytes_per_token, 327680);
+    assert_int_equal(fit_compute(shape("7b"), 0, 16 * (128 + 2), 0, 1).kv_bytes_per_token, 29120);
 }
 
 static void memory_is_shared_between_weights_activations_and_whole_pages(void **state) {
     (void)state;
     const model_shape *s = shape("7b");
     uint64_t weights = 15231233024u, page = 57344 * 16;
-    fit least = fit_compute(s, weights, 0, 512);
+    fit least = fit_compute(s, weights, F16, 0, 512);
     assert_false(least.fits);
     assert_int_equal(least.kv_tokens, 0);
     uint64_t base = weights + least.activation_bytes;
-    assert_false(fit_compute(s, weights, base + page - 1, 512).fits);
-    fit one = fit_compute(s, weights, base + page, 512);
+    assert_false(fit_compute(s, weights, F16, base + page - 1, 512).fits);
+    fit one = fit_compute(s, weights, F16, base + page, 512);
     assert_true(one.fits);
     assert_int_equal(one.kv_tokens, 16);
-    fit many = fit_compute(s, weights, base + 257 * page + 5, 512);
+    fit many = fit_compute(s, weights, F16, base + 257 * page + 5, 512);
     assert_int_equal(many.kv_tokens, 257 * 16);
     assert_int_equal(fit_requests(&many, 4096), 1);
     assert_int_equal(fit_requests(&many, 4097), 1);
     assert_int_equal(fit_requests(&many, 4113), 0);
     assert_int_equal(fit_requests(&many, 2048), 2);
     assert_int_equal(fit_requests(&many, 1), 257);
-    assert_true(fit_compute(s, weights, 0, 1024).activation_bytes > least.activation_bytes);
+    assert_true(fit_compute(s, weights, F16, 0, 1024).activation_bytes > least.activation_bytes);
 }
 
 static void names_are_found_whatever_their_letters_and_others_are_not(void **state) {
