@@ -9,14 +9,22 @@ typedef struct mass_job {
     const sample_dist *d;
 } mass_job;
 
+// sample_weight() of each of a block, in two loops of which the first is vectorised.
+static void weigh_block(const sample_dist *d, int from, int to, uint64_t *out) {
+    float w[SAMPLE_BLOCK];
+    for (int i = from; i < to; i++)
+        w[i - from] = sample_exp((d->logits[i] - d->max) / d->temperature);
+    for (int i = from; i < to; i++)
+        out[i - from] = (uint64_t)(int64_t)(w[i - from] * 1099511627776.0f);
+}
+
 static uint64_t block_weight(const sample_dist *d, int from, int to) {
     uint64_t sum = 0;
-    if (d->cut.key == 0) { // nothing is cut: straight and vectorised
-        float w[SAMPLE_BLOCK];
-        for (int i = from; i < to; i++)
-            w[i - from] = sample_exp((d->logits[i] - d->max) / d->temperature);
-        for (int i = from; i < to; i++)
-            sum += (uint64_t)(int64_t)(w[i - from] * 1099511627776.0f);
+    if (d->cut.key == 0) { // nothing is cut
+        uint64_t w[SAMPLE_BLOCK];
+        weigh_block(d, from, to, w);
+        for (int i = 0; i < to - from; i++)
+            sum += w[i];
         return sum;
     }
     for (int i = from; i < to; i++)
@@ -52,13 +60,13 @@ typedef struct bin_job {
     bool by_mass;
 } bin_job;
 
-static void bin_part(void *ctx, int part, int n_parts) {
-    const bin_job *j = ctx;
-    sample_bins *bins = &j->crew->parts[part].bins;
+// The first pass weighs nearly all, the later ones few.
+static void bin_block(const bin_job *j, int from, int to, sample_bins *bins) {
     uint32_t mask = (1u << j->width) - 1;
-    int from, to;
-    memset(bins, 0, sizeof *bins);
-    sample_range(j->crew->n_vocab, part, n_parts, &from, &to);
+    uint64_t w[SAMPLE_BLOCK];
+    bool weighed = j->by_mass && j->shift + j->width == 32;
+    if (weighed)
+        weigh_block(j->d, from, to, w);
     for (int i = from; i < to; i++) {
         uint32_t key = sample_key(j->d->logits[i]);
         if ((uint64_t)key >> (j->shift + j->width) != j->prefix ||
@@ -67,8 +75,20 @@ static void bin_part(void *ctx, int part, int n_parts) {
         uint32_t bin = key >> j->shift & mask;
         bins->count[bin]++;
         if (j->by_mass)
-            bins->mass[bin] += sample_weight(j->d->logits[i], j->d->max, j->d->temperature);
+            bins->mass[bin] += weighed
+                                   ? w[i - from]
+                                   : sample_weight(j->d->logits[i], j->d->max, j->d->temperature);
     }
+}
+
+static void bin_part(void *ctx, int part, int n_parts) {
+    const bin_job *j = ctx;
+    sample_bins *bins = &j->crew->parts[part].bins;
+    int from, to;
+    memset(bins, 0, sizeof *bins);
+    sample_range(j->crew->n_vocab, part, n_parts, &from, &to);
+    for (int b = from; b < to; b += SAMPLE_BLOCK)
+        bin_block(j, b, b + SAMPLE_BLOCK < to ? b + SAMPLE_BLOCK : to, bins);
 }
 
 // The `nth` surviving token (from 1, by id) with just this key.

@@ -1,7 +1,7 @@
-# The sampler's loops over the vocabulary vectorise at -O3; no fused multiply-add, so that weights are
-# the same integers on every machine.
-CFLAGS_FILE_engine_sample := -O3 -ffp-contract=off
-CFLAGS_FILE_engine_sample_select := -O3 -ffp-contract=off
+# The sampler's loops over the vocabulary vectorise at -O3 where a comparison need not trap; no fused multiply-add, so that weights
+# are the same integers on every machine.
+CFLAGS_FILE_engine_sample := -O3 -ffp-contract=off -fno-trapping-math
+CFLAGS_FILE_engine_sample_select := -O3 -ffp-contract=off -fno-trapping-math
 
 # What the engine's tests share: a writer of GGUF files, tiny models with random weights, the oracle's goldens.
 ENGINE_TEST_OBJ := $(patsubst %,$(B)/obj/tests/support/%.o,gguf_builder gguf_as_f32 hf_vocabulary hf_writer tiny_model tiny_lora golden)
@@ -17,8 +17,13 @@ $(B)/tests/tiny_models: $(B)/obj/tests/support/tiny_models.o $(B)/lib/engine_tes
 $(B)/bench/engine_bench: $(B)/obj/tests/bench/engine_bench.o $(B)/obj/tests/bench/limits.o $(ENGINE_LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
+$(B)/bench/sample_bench: $(B)/obj/tests/bench/sample_bench.o $(ENGINE_LIBS)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -Wl,--start-group $^ -Wl,--end-group $(LDLIBS) -o $@
 
-.PHONY: bench-engine
+.PHONY: bench-engine bench-sample
+bench-sample: $(B)/bench/sample_bench ## us per token of the sampler, by vocabulary and parameters (THREADS=1)
+	$(B)/bench/sample_bench $(THREADS)
 bench-engine: $(B)/bench/engine_bench model-file ## tokens a second of the engine on the small real model (BACKEND=...)
 	$(B)/bench/engine_bench $(TIERGATE_TEST_MODEL) $(BACKEND)
 

@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "engine/philox.h"
 #include "engine/sample_internal.h"
 
-enum { MAX_VOCAB = 5000, N_BLOCKS = MAX_VOCAB / SAMPLE_BLOCK + 1 };
+enum { MAX_VOCAB = 5000, MOST_VOCAB = 152064, N_BLOCKS = MAX_VOCAB / SAMPLE_BLOCK + 1 };
 
 static uint64_t random_state = 88172645463325252u;
 
@@ -156,7 +157,7 @@ static void weights_are_exponentials_within_a_ten_millionth(void **state) {
 
 static engine_sampled sample_one(sampler *s, const float *l, int n, const sampling_params *p,
                                  int choice, int position) {
-    static float copy[MAX_VOCAB];
+    static float copy[MOST_VOCAB];
     engine_sampled out;
     err e = {0};
     int bad;
@@ -334,6 +335,65 @@ static void threads_and_company_do_not_change_a_draw(void **state) {
             run_company(s, logits, p, at_once, other);
             assert_memory_equal(alone, other, sizeof alone);
         }
+        sampler_close(s);
+        o->close(o);
+    }
+}
+
+// A draw as sample.h says it, one thread, by a full sort.
+static int32_t naive_draw(const float *l, int n, const sampling_params *p, int position) {
+    ranked *order = malloc((size_t)n * sizeof *order);
+    for (int i = 0; i < n; i++)
+        order[i] = (ranked){.id = i, .x = (double)l[i]};
+    qsort(order, (size_t)n, sizeof *order, by_rank);
+    int32_t found = order[0].id;
+    int kept = p->top_k > 0 ? p->top_k : n;
+    uint64_t mass = 0, reached = 0;
+    for (int i = 0; i < kept; i++)
+        mass += sample_weight(l[order[i].id], l[order[0].id], p->temperature);
+    uint64_t target = p->top_p < 1 ? (uint64_t)((double)p->top_p * (double)mass) : mass;
+    bool *is_in = calloc((size_t)n, sizeof *is_in);
+    for (int i = 0; i < kept && reached < target; i++) {
+        is_in[order[i].id] = true;
+        reached += sample_weight(l[order[i].id], l[order[0].id], p->temperature);
+    }
+    uint64_t random = philox_token(p->seed, 0, (uint32_t)position);
+    uint64_t rest = (uint64_t)((unsigned __int128)random * reached >> 64);
+    for (int i = 0; p->temperature > 0; i++) {
+        uint64_t w = is_in[i] ? sample_weight(l[i], l[order[0].id], p->temperature) : 0;
+        found = i;
+        if (rest < w)
+            break;
+        rest -= w;
+    }
+    free(is_in);
+    free(order);
+    return found;
+}
+
+static void a_whole_vocabulary_gives_the_naive_draw_on_any_number_of_threads(void **state) {
+    (void)state;
+    enum { N = MOST_VOCAB, CASES = 6 };
+    static const int thread_counts[] = {1, 2, 3, 5};
+    static float l[N];
+    sampling_params p[CASES];
+    int32_t naive[CASES];
+    for (int i = 0; i < CASES; i++) {
+        p[i] = plain();
+        p[i].seed = (uint64_t)i;
+        p[i].temperature = i ? 0.5f + 0.3f * (float)i : 0;
+        p[i].top_p = i == 2 || i == 5 ? 0.9f : 1;
+        p[i].top_k = i == 3 || i == 5 ? 40 : 0;
+    }
+    fill_logits(l, N, true); // ties at the cuts
+    for (int i = 0; i < CASES; i++)
+        naive[i] = naive_draw(l, N, &p[i], i);
+    for (int k = 0; k < 4; k++) {
+        ops *o;
+        assert_int_equal(ops_open("ref", thread_counts[k], &o, NULL), 0);
+        sampler *s = sampler_open(o, N);
+        for (int i = 0; i < CASES; i++)
+            assert_int_equal(sample_one(s, l, N, &p[i], 0, i).id, naive[i]);
         sampler_close(s);
         o->close(o);
     }
@@ -552,6 +612,7 @@ int main(void) {
         cmocka_unit_test(temperature_zero_takes_the_greatest_and_the_lowest_id_of_equals),
         cmocka_unit_test(a_tiny_temperature_is_as_good_as_none),
         cmocka_unit_test(threads_and_company_do_not_change_a_draw),
+        cmocka_unit_test(a_whole_vocabulary_gives_the_naive_draw_on_any_number_of_threads),
         cmocka_unit_test(logprobs_are_of_the_raw_distribution),
         cmocka_unit_test(a_given_token_is_described_and_nothing_is_drawn),
         cmocka_unit_test(a_vocabulary_smaller_than_the_alternatives_is_listed_whole),
