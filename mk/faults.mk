@@ -17,8 +17,8 @@ build/tests/clock_shim.so: tests/faults/clock_shim.c
 	$(Q)gcc -std=c11 -D_GNU_SOURCE $(WARN) -O2 -fPIC -shared $< -o $@
 
 .PHONY: faults faults-quick faults-matrix faults-mutants
-faults: build/tiergate $(FAULTS_TOOLS) ## random faults on real servers (SEED= or SEEDS="...", FAULTS_SECONDS=60, FAULTS="...")
-	@$(FAULTS_RUN) $(addprefix --seed ,$(SEED)) $(if $(SEEDS),--seeds "$(SEEDS)") --seconds $(FAULTS_SECONDS) $(FAULTS)
+faults: $(B)/tiergate $(FAULTS_TOOLS) ## random faults on real servers (SEED= or SEEDS="...", FAULTS_SECONDS=60, FAULTS="...", MODE=tsan)
+	@$(FAULTS_RUN) $(addprefix --seed ,$(SEED)) $(if $(SEEDS),--seeds "$(SEEDS)") --seconds $(FAULTS_SECONDS) --binary $(abspath $<) $(FAULTS)
 faults-quick: build/tiergate $(FAULTS_TOOLS) ## a short version for make check: three minutes at most (the seed is drawn and printed)
 	@timeout -k 30 180 $(FAULTS_RUN) $(addprefix --seed ,$(SEED)) --seconds $(FAULTS_SECONDS) --rest 45 --within 160 $(FAULTS)
 faults-matrix: build/tiergate $(FAULTS_TOOLS) ## each fault at each stage, one line a cell (FAULTS="--only 'kill -9 gateway'")

@@ -375,8 +375,11 @@ class Site:
             pass  # kept already, or gone
 
     def crashes(self):
-        return [f"{p.name} ended with signal {-code}" for p in self.processes for code in p.exits
-                if -code in [int(s) for s in CRASHES]]
+        """Processes that ended by one, and what sanitizers said of a binary that has them (its report ends with SUMMARY)."""
+        found = [line.strip() for path in self.dir.glob("logs/*.log") for line in open(path, errors="replace")
+                 if line.startswith("SUMMARY: ")]
+        return found + [f"{p.name} ended with signal {-code}" for p in self.processes for code in p.exits
+                        if -code in [int(s) for s in CRASHES]]
 
     def stop(self):
         for p in reversed(self.processes):
