@@ -9,6 +9,7 @@
 #include "kernels/cpu/rows_v16.h"
 
 enum { QUERIES = ATTENTION_QUERIES, KEYS = ATTENTION_KEYS, RUNS = KEYS / 16 };
+enum { DIRECT = 32 }; // most queries that read f16 keys and values without a copy
 _Static_assert(QUERIES % V16_QUERIES == 0, "packed queries fill whole tiles");
 
 typedef struct sums { // softmax state of n queries
@@ -36,7 +37,8 @@ typedef struct block {
     int key, n;                    // the first key; keys, 1 .. KEYS
     const void *k[RUNS], *v[RUNS]; // past the end: the first run again, whose scores are masked
     size_t k_next, v_next; // elements from one dimension of K to the next, from one V to the next
-    kv_type type;
+    kv_type type;          // KV_F32 of a copy, else the cache's
+    const struct block *next; // in the cache: what the tiles prefetch meanwhile
 } block;
 
 static sums sums_at(float *p, int n, size_t width) {
@@ -91,9 +93,11 @@ static void load_queries(const work *w) {
 
 // ---- a block's keys
 
+V16 size_t value_bytes(kv_type type) { return type == KV_F32 ? 4 : type == KV_Q8 ? 1 : 2; }
+
 static block block_at(const work *w, int key, int n) {
     const kv_layer *kv = w->it->args->kv;
-    size_t bytes = kv->type == KV_F32 ? 4 : kv->type == KV_Q8 ? 1 : 2;
+    size_t bytes = value_bytes(kv->type);
     block b = {.key = key,
                .n = n,
                .k_next = (size_t)kv->page_tokens,
@@ -134,7 +138,7 @@ V16 v16 read16(const void *p, kv_type type, size_t at) {
 
 // n values, zeros behind.
 V16 v16 read_n(const void *p, kv_type type, size_t at, int n) {
-    size_t bytes = type == KV_F32 ? 4 : type == KV_Q8 ? 1 : 2;
+    size_t bytes = value_bytes(type);
     char some[64] = {0};
     if (n >= 16)
         return read16(p, type, at);
@@ -183,10 +187,12 @@ static void load_keys(const work *w, block *b) {
 // than converting once for every tile.
 static bool is_direct(const work *w) {
     kv_type type = w->it->args->kv->type;
-    return (size_t)w->dim == w->width && (type == KV_F32 || w->n <= V16_DIRECT);
+    return (size_t)w->dim == w->width && (type == KV_F32 || w->n <= DIRECT);
 }
 
-// ---- tiles: n queries, `columns` times 16 keys or dimensions at once
+// ---- tiles: n queries, `columns` times 16 keys or dimensions at once. Meanwhile the next block
+// comes from memory, a line here and there, since the hardware's own prefetching ends at pages; it
+// stands like this one unless this one is a copy.
 
 // Scores of the block's first keys, `seen` rounded up.
 V16 void tile_scores(const work *w, const block *b, const float *q, int seen, int n, int columns,
@@ -195,10 +201,14 @@ V16 void tile_scores(const work *w, const block *b, const float *q, int seen, in
         const float *a = q;
         v16 sum[V16_TILE];
         UNROLL for (int i = 0; i < n * columns; i++) sum[i] = v16_set1(0);
-        size_t at = 0;
-        for (int d = 0; d < w->dim; d++, at += b->k_next, a += V16_QUERIES) {
+        size_t at = 0, ahead = 0, step = b->next->k_next * value_bytes(b->next->type);
+        for (int d = 0; d < w->dim; d++, at += b->k_next, ahead += step, a += V16_QUERIES) {
             v16 x[V16_WIDE];
-            UNROLL for (int j = 0; j < columns; j++) x[j] = read16(b->k[run + j], type, at);
+            UNROLL for (int j = 0; j < columns; j++) {
+                x[j] = read16(b->k[run + j], type, at);
+                size_t there = type == KV_F32 ? ahead : at * value_bytes(type);
+                _mm_prefetch((const char *)b->next->k[run + j] + there, _MM_HINT_T1);
+            }
             UNROLL for (int i = 0; i < n; i++) {
                 v16 y = v16_set1(a[i]);
                 UNROLL for (int j = 0; j < columns; j++) sum[i * columns + j] =
@@ -218,10 +228,15 @@ V16 void tile_values(const work *w, const block *b, float *value, int seen, int 
         UNROLL for (int i = 0; i < n * columns; i++) sum[i] = v16_set1(0);
         for (int run = 0; 16 * run < seen; run++) {
             const float *a = w->s + 16 * run, *end = a + lanes(seen - 16 * run);
-            for (size_t at = d; a < end; a++, at += b->v_next) {
+            size_t bytes = value_bytes(b->next->type), ahead = d * bytes,
+                   step = b->next->v_next * bytes;
+            for (size_t at = d; a < end; a++, at += b->v_next, ahead += step) {
                 v16 x[V16_WIDE];
-                UNROLL for (int j = 0; j < columns; j++) x[j] =
-                    read16(b->v[run], type, at + (size_t)(16 * j));
+                UNROLL for (int j = 0; j < columns; j++) {
+                    x[j] = read16(b->v[run], type, at + (size_t)(16 * j));
+                    size_t there = type == KV_F32 ? ahead : at * value_bytes(type);
+                    _mm_prefetch((const char *)b->next->v[run] + there + 32 * j, _MM_HINT_T1);
+                }
                 UNROLL for (int i = 0; i < n; i++) {
                     v16 y = v16_set1(a[i * KEYS]);
                     UNROLL for (int j = 0; j < columns; j++) sum[i * columns + j] =
@@ -320,6 +335,9 @@ static void attend_block(const work *w, int key, int end) {
     block b = block_at(w, key, end - key < KEYS ? end - key : KEYS);
     if (w->scale)
         load_scales(w, &b);
+    int ahead = key + KEYS < end ? key + KEYS : key;
+    block next = block_at(w, ahead, end - ahead < KEYS ? end - ahead : KEYS);
+    b.next = &next;
     if (!is_direct(w))
         load_keys(w, &b);
     for (int i = 0; i < w->n; i += w->rows) {

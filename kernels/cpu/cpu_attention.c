@@ -43,29 +43,40 @@ static void merge_part(void *ctx, int part, int n_parts) {
                                 j->scratch + (size_t)part * j->scratch_floats);
 }
 
-// The items of one block of rows, for every KV head. split: one item per chunk, and one to merge
-// them.
-static void add_block(attention_job *j, attention_item it, bool split, attention_item *merges,
-                      float **partial) {
-    const kv_layer *kv = it.args->kv;
-    int n = it.n_rows * (it.args->n_heads / kv->n_kv_heads);
-    for (it.kv_head = 0; it.kv_head < kv->n_kv_heads; it.kv_head++) {
-        if (!split) {
-            j->items[j->n_items++] = it;
-            continue;
-        }
-        attention_item whole = it;
-        whole.partial = *partial;
-        merges[j->n_merges++] = whole;
-        for (int c = 0; c < it.last_chunk;
-             c++, *partial += attention_partial_floats(n, kv->head_dim)) {
-            attention_item one = it;
-            one.first_chunk = c;
-            one.last_chunk = c + 1;
-            one.partial = *partial;
-            j->items[j->n_items++] = one;
-        }
+// The items of one KV head and block of rows. split: one item per chunk, and one to merge them.
+static void add_block(attention_job *j, const attention_item *it, bool split,
+                      attention_item *merges, float **partial) {
+    if (!split) {
+        j->items[j->n_items++] = *it;
+        return;
     }
+    const kv_layer *kv = it->args->kv;
+    int n = it->n_rows * (it->args->n_heads / kv->n_kv_heads);
+    merges[j->n_merges] = *it;
+    merges[j->n_merges++].partial = *partial;
+    for (int c = 0; c < it->last_chunk;
+         c++, *partial += attention_partial_floats(n, kv->head_dim)) {
+        attention_item one = *it;
+        one.first_chunk = c;
+        one.last_chunk = c + 1;
+        one.partial = *partial;
+        j->items[j->n_items++] = one;
+    }
+}
+
+// Head by head, so that one head's K and V stay in the second cache for all its rows.
+static void add_span(attention_job *j, const attention_args *a, const seq_span *s, int rows,
+                     bool split, attention_item *merges, float **partial) {
+    for (int head = 0; head < a->kv->n_kv_heads; head++)
+        for (int first = (blocks_of(s, rows) - 1) * rows; first >= 0; first -= rows) {
+            attention_item it = {.args = a,
+                                 .span = s,
+                                 .kv_head = head,
+                                 .first_row = first,
+                                 .n_rows = min_int(rows, s->n_rows - first)};
+            it.last_chunk = chunks(s->first + first + it.n_rows);
+            add_block(j, &it, split, merges, partial);
+        }
 }
 
 typedef struct plan_size {
@@ -100,13 +111,7 @@ static void plan(cpu *b, attention_job *j, const attention_args *a) {
         split ? cpu_grow(b, CPU_PARTIALS, size.partial_floats * sizeof *partial) : NULL;
     attention_item *merges = j->items + n_items;
     for (int s = 0; s < a->n_spans; s++)
-        for (int i = blocks_of(&a->spans[s], rows) - 1; i >= 0; i--) {
-            const seq_span *span = &a->spans[s];
-            int n = min_int(rows, span->n_rows - i * rows);
-            attention_item it = {.args = a, .span = span, .first_row = i * rows, .n_rows = n};
-            it.last_chunk = chunks(span->first + it.first_row + n);
-            add_block(j, it, split, merges, &partial);
-        }
+        add_span(j, a, &a->spans[s], rows, split, merges, &partial);
     if (split) // rows of a block may see fewer chunks than measured: close the gap
         for (int i = 0; i < n_merges; i++)
             j->items[j->n_items + i] = merges[i];

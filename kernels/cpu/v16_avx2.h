@@ -13,7 +13,6 @@
 // columns are V16_WIDE.
 enum { V16_QUERIES = 6, V16_COLUMNS = 1, V16_FEW = 3, V16_WIDE = 2, V16_TILE = 6 };
 #define V16_EACH_QUERIES(X) X(1) X(2) X(3) X(4) X(5) X(6)
-enum { V16_DIRECT = 6 }; // most queries that read f16 keys and values without a copy
 
 typedef struct v16 {
     __m256 a, b;

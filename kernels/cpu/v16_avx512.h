@@ -14,7 +14,6 @@
 // columns are V16_WIDE.
 enum { V16_QUERIES = 12, V16_COLUMNS = 2, V16_FEW = 6, V16_WIDE = 4, V16_TILE = 24 };
 #define V16_EACH_QUERIES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
-enum { V16_DIRECT = 12 }; // most queries that read f16 keys and values without a copy
 
 typedef __m512 v16;
 typedef __m512i v16i;
