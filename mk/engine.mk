@@ -27,18 +27,25 @@ bench-sample: $(B)/bench/sample_bench ## us per token of the sampler, by vocabul
 bench-engine: $(B)/bench/engine_bench model-file ## tokens a second of the engine on the small real model (BACKEND=...)
 	$(B)/bench/engine_bench $(TIERGATE_TEST_MODEL) $(BACKEND)
 
-# Beside llama.cpp, which is built from source for this machine once (some minutes) in the benchmark's own virtual environment; models of real
-# shapes with random weights are written once. BENCH_SMOKE=1: the small model, two alternations. BENCH_7B=1: a model of 7B too (10 GB of memory).
+# Beside llama.cpp, which is built from source once (some minutes) in the benchmark's own virtual environment: for this machine, and where that
+# has AVX-512 once more without, so that each of our paths has its peer (pip would take the first build from its cache). Models of real shapes with random weights are written once.
+# BENCH_SMOKE=1: the small model, two alternations. BENCH_7B=1: a model of 7B too (10 GB of memory).
 BENCH_VENV := build/bench/venv
 BENCH_THREADS ?= 2
 $(BENCH_VENV)/installed: tests/bench/requirements.txt
 	$(PYTHON) -m venv $(BENCH_VENV)
 	CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" nice -n 19 \
-	    $(BENCH_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-binary llama-cpp-python -r $<
+	    $(BENCH_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-cache-dir --no-binary llama-cpp-python -r $<
+	@touch $@
+PEER_AVX2 := $(BENCH_VENV)/avx2
+$(PEER_AVX2)/installed: $(BENCH_VENV)/installed
+	CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) CMAKE_ARGS="-DGGML_NATIVE=OFF $(patsubst %,-DGGML_%=ON,SSE42 AVX AVX2 FMA F16C BMI2) -DLLAVA_BUILD=OFF" nice -n 19 \
+	    $(BENCH_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-cache-dir --upgrade --no-deps --target $(@D) --no-binary llama-cpp-python \
+	    $$(grep -o 'llama-cpp-python.*==.*' tests/bench/requirements.txt | sed 's/\[server\]//')
 	@touch $@
 
 .PHONY: bench-cpu
 bench-cpu: $(B)/bench/engine_bench $(B)/bench/kernels_bench model-file vocab-file ## the engine beside llama.cpp on the same models, in turns (BENCH_SMOKE=1, BENCH_7B=1)
-	-@$(MAKE) --no-print-directory $(BENCH_VENV)/installed
+	-@$(MAKE) --no-print-directory $(BENCH_VENV)/installed $(if $(shell grep -m1 avx512f /proc/cpuinfo),$(PEER_AVX2)/installed)
 	@python=$(BENCH_VENV)/bin/python; [ -f $(BENCH_VENV)/installed ] || { echo "skip: llama-cpp-python cannot be installed here"; python=$(PYTHON); }; \
-	$$python tests/bench/bench_cpu.py --build $(B)/bench --models $(MODEL_DIR) --threads $(BENCH_THREADS) $(if $(BENCH_SMOKE),--smoke) $(if $(BENCH_7B),--7b)
+	$$python tests/bench/bench_cpu.py --build $(B)/bench --models $(MODEL_DIR) --threads $(BENCH_THREADS) --peer-avx2 $(PEER_AVX2) $(if $(BENCH_SMOKE),--smoke) $(if $(BENCH_7B),--7b)

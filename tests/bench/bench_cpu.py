@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""The engine beside llama.cpp on the same GGUF files: `make bench-cpu`. Both stay loaded and take turns, so that what else the machine does
-disturbs both; every figure is the median of its alternations and every target holds for the median of the ratios within an alternation.
+"""The engine beside llama.cpp on the same GGUF files: `make bench-cpu`. All stay loaded and take turns, so that what else the machine does
+disturbs all; every figure is the median of its alternations and every target holds for the median of the ratios within an alternation.
+Our AVX-512 path has llama.cpp built for this machine as its peer, our AVX2 path one that was built without AVX-512 (where this machine has it).
 Prints the machine's limits measured in the same minutes, and closes with `below target: N`. Without llama-cpp-python: our figures alone.
 """
 import argparse
@@ -16,7 +17,8 @@ PREFILL = 512
 # Asked: (command, what is printed, tokens of one answer)
 COMMANDS = (("prefill 0", "prefill 512", PREFILL), ("prefill 4096", "... behind 4,096", PREFILL), ("decode 1 {steps}", "decode, batch 1", 1),
             ("decode 8 {steps}", "decode, batch 8", 8), ("decode 16 {steps}", "decode, batch 16", 16))
-# Least ratio to llama.cpp in the order of COMMANDS.
+PEER, PEER_AVX2 = "llama.cpp", "llama.cpp/avx2"
+# Least ratio to the peer in the order of COMMANDS.
 SMALL, REAL = (2, 2, 1.1, 3, 2.5), (4, 2, 1.8, 4, 2.5)
 MOST_BATCH_8 = 1.3  # a step of 8 sequences beside a step of one, avx512
 LEAST_GEMM = 60  # % of the integer peak at 512 rows
@@ -27,9 +29,9 @@ GEMM_TYPES = ("Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q8_0")
 class Engine:
     """A process that answers a command with numbers."""
 
-    def __init__(self, name, argv, log):
+    def __init__(self, name, argv, log, **env):
         self.name = name
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | env)
         if self.process.stdout.readline() != "ready\n":
             raise SystemExit(f"{name} does not start: {' '.join(map(str, argv))}")
 
@@ -67,9 +69,16 @@ def has_peer():
 
 def open_engines(a, model, log):
     engines = [Engine(b, [a.build / "engine_bench", model, b, str(a.threads), "-"], log) for b in backends()]
+    peer = [sys.executable, HERE / "llama_peer.py", model, str(a.threads)]
     if has_peer():
-        engines.append(Engine("llama.cpp", [sys.executable, HERE / "llama_peer.py", model, str(a.threads)], log))
+        engines.append(Engine(PEER, peer, log))
+    if has_peer() and (a.peer_avx2 / "installed").exists():
+        engines.append(Engine(PEER_AVX2, peer, log, PYTHONPATH=str(a.peer_avx2)))
     return engines
+
+
+def is_peer(name):
+    return name in (PEER, PEER_AVX2)
 
 
 def alternate(engines, commands, rounds):
@@ -85,12 +94,13 @@ def alternate(engines, commands, rounds):
 
 
 def compare(asked, engines, times, report):
-    peer = "llama.cpp"
-    ours = [e.name for e in engines if e.name != peer]
+    names = [e.name for e in engines]
+    ours = [name for name in names if not is_peer(name)]
     for command, label, tokens, target in asked:
         speed = {e.name: tokens / statistics.median(times[e.name, command]) for e in engines}
         line = f"  {label:18}" + "".join(f"{name} {v:8.1f}  " for name, v in speed.items()) + "tokens/s"
-        for name in ours if peer in speed else ():
+        for name in ours if PEER in names else ():
+            peer = PEER_AVX2 if name == "avx2" and PEER_AVX2 in names else PEER
             ratio = statistics.median(p / o for p, o in zip(times[peer, command], times[name, command]))
             line += f"  {name} {ratio:.2f}x (target {target}){report.check(ratio, target)}"
         print(line, flush=True)
@@ -108,7 +118,7 @@ def bench_model(a, title, path, targets, rounds, report):
     with open(a.build / "bench_cpu.log", "a") as log:
         engines = open_engines(a, path, log)
         print(f"{title}: {rounds} alternations, {a.threads} threads, load {load()}", flush=True)
-        limits = {e.name: e.ask("limits") for e in engines if e.name != "llama.cpp"}
+        limits = {e.name: e.ask("limits") for e in engines if not is_peer(e.name)}
         times = alternate(engines, commands, rounds)
         for name in limits:
             after = next(e for e in engines if e.name == name).ask("limits")
@@ -146,6 +156,7 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--models", type=pathlib.Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer-avx2", type=pathlib.Path, default=pathlib.Path("none"), help="where llama-cpp-python without AVX-512 is installed")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--7b", dest="seven", action="store_true")
     parser.add_argument("--only", help="part of the name of the models to measure")
