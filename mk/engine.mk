@@ -28,7 +28,8 @@ bench-engine: $(B)/bench/engine_bench model-file ## tokens a second of the engin
 	$(B)/bench/engine_bench $(TIERGATE_TEST_MODEL) $(BACKEND)
 
 # Beside llama.cpp, which is built from source once (some minutes) in the benchmark's own virtual environment: for this machine, and where that
-# has AVX-512 once more without, so that each of our paths has its peer (pip would take the first build from its cache). Models of real shapes with random weights are written once.
+# has AVX-512 once more without, so that each of our paths has its peer (pip would take the first build from its cache). Models of real
+# shapes with random weights are written once.
 # BENCH_SMOKE=1: the small model, two alternations. BENCH_7B=1: a model of 7B too (10 GB of memory).
 BENCH_VENV := build/bench/venv
 BENCH_THREADS ?= 2

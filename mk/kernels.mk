@@ -46,3 +46,7 @@ $(B)/bench/kernels_bench: tests/bench/kernels_bench.c $(B)/obj/tests/bench/limit
 .PHONY: bench-kernels
 bench-kernels: $(B)/bench/kernels_bench ## the CPU kernels beside the machine's limits, and the sum of a step: make bench-kernels THREADS=2 PART=steps
 	@$< $(or $(THREADS),1) $(PART)
+
+.PHONY: kernels-mutants
+kernels-mutants: ## planted bugs in the CPU kernels, each of which a test must see (MUTANTS="NAME ...")
+	@env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/kernels/mutants.py $(MUTANTS)

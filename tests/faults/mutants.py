@@ -1,8 +1,6 @@
 """Planted faults: does the checker see them? Each is built apart, in a copy of the tree under build/mutants, and must fail.
 
     mutants.py [NAME...]      one line each, then "N passed, N failed, N skipped"; passed: it was caught by the rule named
-
-A plant is a replacement of text that must occur exactly once: when the code moves on, the plant moves with it or fails.
 """
 import os
 import re
@@ -12,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-TREE = ROOT / "build" / "mutants" / "tree"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from planted import MUTANTS, ROOT, Tree  # noqa: E402
 
 
 @dataclass
@@ -64,46 +62,18 @@ PLANTS = [
 ]
 
 
-def copy_tree():
-    """Sources as they are now, and what was built of them, so that only what a plant touches is compiled again."""
-    TREE.mkdir(parents=True, exist_ok=True)
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in files.splitlines():
-        source, copy = ROOT / name, TREE / name
-        if not source.is_file() or name.startswith("tests/"):
-            continue
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy)
-        elif copy.read_bytes() != source.read_bytes():
-            shutil.copy(source, copy)  # with a new time: what was built of the old text is older
-    for part in ("obj", "lib", "gen"):
-        if (ROOT / "build" / part).is_dir() and not (TREE / "build" / part).is_dir():
-            shutil.copytree(ROOT / "build" / part, TREE / "build" / part)
-
-
 def build(plant):
     """The planted binary."""
-    for name, old, new in plant.edits:
-        text = (TREE / name).read_text()
-        if text.count(old) != 1:
-            raise RuntimeError(f"{name} has {text.count(old)} times: {old}")
-        (TREE / name).write_text(text.replace(old, new))
-    try:
-        made = subprocess.run(["make", "-s", "-C", TREE, "build/tiergate"], capture_output=True, text=True)
-        if made.returncode:
-            raise RuntimeError(made.stderr[-2000:])
-        binary = TREE.parent / plant.name
-        shutil.copy2(TREE / "build" / "tiergate", binary)
-    finally:
-        for name, _, _ in plant.edits:
-            shutil.copy(ROOT / name, TREE / name)  # with a new time: it is compiled again
+    tree = Tree("tree")
+    with tree.planted(plant.edits):
+        tree.make("build/tiergate")
+        binary = MUTANTS / plant.name
+        shutil.copy2(tree.path / "build" / "tiergate", binary)
     return binary
 
 
 def build_other_version():
     """The binary of a version whose function libraries have other names, as when a release changes them."""
-    copy_tree()
     sources = ("router/quota.lua", "router/queue.lua", "router/quota.c", "router/queue.c", "router/library.c")
     texts = [(ROOT / name).read_text() for name in sources]
     edits = [(name, text, re.sub(r"\b(tg|tq|tiergate|tiergate_queue)\d+(?=_|\b)", r"\g<1>99", text)) for name, text in zip(sources, texts)]
@@ -114,7 +84,7 @@ def try_out(plant, binary):
     command = [sys.executable, Path(__file__).with_name("faults.py"), "--seed", "1", "--rest", "25", "--quiet", "--binary", binary,
                *plant.options]
     out = subprocess.run(command, capture_output=True, text=True)
-    (TREE.parent / f"{plant.name}.log").write_text(out.stdout + out.stderr)
+    (MUTANTS / f"{plant.name}.log").write_text(out.stdout + out.stderr)
     for line in out.stdout.splitlines():
         if m := re.match(r"logs, history and configuration: (/\S+)", line):
             shutil.rmtree(m[1], ignore_errors=True)
@@ -129,7 +99,6 @@ def try_out(plant, binary):
 
 def main():
     passed = failed = skipped = 0
-    copy_tree()
     for plant in PLANTS:
         if sys.argv[1:] and plant.name not in sys.argv[1:]:
             continue
