@@ -54,6 +54,7 @@ typedef struct config {
     int64_t worker_drain_ms;
     int64_t threads, slots, step_tokens, prefill_percent, draft_rows, kv_bytes, max_context;
     int64_t adapter_bytes;
+    bool pin;
     char cpu[8];     // "", "ref", "avx2", "avx512"
     char kv_type[8]; // "f16", "bf16", "f32", "q8"
     char tier[16];

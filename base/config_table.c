@@ -88,6 +88,10 @@ const config_row config_rows[] = {
 
     {"worker", "threads", CONFIG_NUMBER, FIELD(threads), .least = 0, .most = 1024, .value = "0",
      .help = "Threads that compute on the CPU; 0: one per core."},
+    {"worker", "pin", CONFIG_SWITCH, FIELD(pin), .value = "false",
+     .help = "Keeps each of these threads but the first on a processor of its own, for a machine "
+             "(or a set of processors) that serves one worker and nothing else: workers do not "
+             "know of each other and would take the same ones."},
     {"worker", "slots", CONFIG_NUMBER, FIELD(slots), .least = 1, .most = 4096, .value = "16",
      .help = "Sequences that run at a time."},
     {"worker", "step_tokens", CONFIG_NUMBER, FIELD(step_tokens), .least = 1, .most = 65536,

@@ -138,8 +138,8 @@ int engine_open(const model *m, const engine_config *c, engine **out, err *e) {
     g->s = model_get_shape(m);
     g->c = *c;
     if (check_shape(g->s, e) || check_config(g, e) ||
-        ops_open(c->backend, c->n_threads, &g->o, e) || open_kv(g, e) ||
-        weights_load(m, g->o, c->progress, c->progress_ctx, &g->w, e)) {
+        ops_open(c->backend, c->n_threads, &g->o, e) || (c->pin && ops_pin(g->o, e)) ||
+        open_kv(g, e) || weights_load(m, g->o, c->progress, c->progress_ctx, &g->w, e)) {
         engine_close(g);
         return -1;
     }

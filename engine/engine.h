@@ -17,6 +17,7 @@ typedef struct lora engine_adapter;
 typedef struct engine_config {
     const char *backend; // as ops_open: NULL or "" chooses
     int n_threads;       // 0: all cores
+    bool pin;            // as ops_pin
     int max_seqs;        // sequences alive at once
     int max_context;     // tokens a sequence may hold; 0: the model's own
     int max_rows;        // rows of one step (prefill chunk + decodes)

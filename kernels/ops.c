@@ -4,6 +4,8 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu.h"
 #include <cpuid.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -115,4 +117,41 @@ int ops_open(const char *name, int n_threads, ops **out, err *e) {
         return err_set(e, ERR_UNSUPPORTED, field, "backend %s needs a processor with %s", b->name,
                        b->needs);
     return b->open(n_threads, out, e);
+}
+
+typedef struct pin_job {
+    cpu_set_t may; // the processors of this process
+    atomic_int n_failed;
+} pin_job;
+
+static void pin_part(void *ctx, int part, int n_parts) {
+    pin_job *j = ctx;
+    cpu_set_t own;
+    size_t at = 0;
+    (void)n_parts;
+    if (part == 0)
+        return;
+    for (int left = part; left || !CPU_ISSET(at, &j->may); at++)
+        left -= CPU_ISSET(at, &j->may) != 0;
+    CPU_ZERO(&own);
+    CPU_SET(at, &own);
+    atomic_fetch_add(&j->n_failed, sched_setaffinity(0, sizeof own, &own) != 0);
+}
+
+static void count_parts(void *ctx, int part, int n_parts) {
+    if (part == 0)
+        *(int *)ctx = n_parts;
+}
+
+int ops_pin(ops *o, err *e) {
+    pin_job j = {.n_failed = 0};
+    int n = 0;
+    o->parallel(o, count_parts, &n);
+    int have = sched_getaffinity(0, sizeof j.may, &j.may) ? 0 : CPU_COUNT(&j.may);
+    if (have < n)
+        return err_set(e, ERR_INVALID, "pin", "pin: %d threads on %d processors", n, have);
+    o->parallel(o, pin_part, &j);
+    if (atomic_load(&j.n_failed))
+        return err_set(e, ERR_INTERNAL, "pin", "pin: threads cannot be kept on processors");
+    return 0;
 }

@@ -169,6 +169,10 @@ typedef struct ops {
 // name: "ref", "avx2", "avx512", or NULL / "": TIERGATE_CPU when set, else the best this processor
 // has. n_threads 0: all cores. ERR_UNSUPPORTED when the processor lacks it.
 int ops_open(const char *name, int n_threads, ops **out, err *e);
+// Keeps every thread of the backend but the caller's on a processor of its own, of those that this
+// process may use; the first of these is left to the caller, which stays free because threads that
+// it starts would inherit its place. ERR_INVALID: there are fewer processors than threads.
+int ops_pin(ops *o, err *e);
 bool ops_supported(const char *name);
 kv_type ops_kv_type(const ops *o); // what the backend's attention prefers
 

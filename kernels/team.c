@@ -1,7 +1,7 @@
 // The team: one job at a time, published by a generation counter. Owns the worker threads; the
 // engine thread is the only caller. Members wait by spinning for some microseconds (a step is a
 // chain of short jobs) and then on a condition variable, because a spinning idle worker would take
-// the processor from whoever has the data we wait for. Does not pin threads.
+// the processor from whoever has the data we wait for. Does not pin threads: ops_pin does.
 #include "kernels/team.h"
 #include <pthread.h>
 #include <sched.h>

@@ -509,6 +509,7 @@ static int open_engine(worker *w, err *e) {
     engine_config ec = {
         .backend = w->c->cpu,
         .n_threads = (int)w->c->threads,
+        .pin = w->c->pin,
         .max_seqs = (int)w->c->slots,
         .max_context = most < own ? (int)most : own,
         .max_rows = (int)(w->c->step_tokens > w->c->slots ? w->c->step_tokens : w->c->slots),

@@ -1,4 +1,5 @@
 // How a backend is chosen, and the team of threads behind it.
+#include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
 #include "tests/kernels/support.h"
@@ -95,6 +96,45 @@ static void an_idle_team_uses_no_processor_time(void **state) {
     o->close(o);
 }
 
+static void tell_processors(void *ctx, int part, int n_parts) {
+    (void)n_parts;
+    sched_getaffinity(0, sizeof(cpu_set_t), &((cpu_set_t *)ctx)[part]);
+}
+
+static void pinned_threads_have_a_processor_each_and_the_caller_keeps_all(void **state) {
+    (void)state;
+    ops *o = NULL;
+    err e = {0};
+    cpu_set_t before, after[CPU_SETSIZE], all;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    int n = CPU_COUNT(&before);
+    assert_int_equal(ops_open("ref", n, &o, &e) | ops_pin(o, &e), 0);
+    o->parallel(o, tell_processors, after);
+    assert_true(CPU_EQUAL(&after[0], &before));
+    CPU_ZERO(&all);
+    for (int i = 1; i < n; i++) {
+        assert_int_equal(CPU_COUNT(&after[i]), 1);
+        CPU_OR(&all, &all, &after[i]);
+    }
+    assert_int_equal(CPU_COUNT(&all), n - 1);
+    CPU_AND(&all, &all, &before);
+    assert_int_equal(CPU_COUNT(&all), n - 1);
+    o->close(o);
+}
+
+static void more_threads_than_processors_are_not_pinned(void **state) {
+    (void)state;
+    ops *o = NULL;
+    err e = {0};
+    cpu_set_t before;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    assert_int_equal(ops_open("ref", CPU_COUNT(&before) + 1, &o, &e), 0);
+    assert_int_equal(ops_pin(o, &e), -1);
+    assert_int_equal(e.code, ERR_INVALID);
+    assert_string_equal(e.param, "pin");
+    o->close(o);
+}
+
 static void shares_cover_every_item_once(void **state) {
     (void)state;
     for (int n = 0; n < 70; n++)
@@ -120,6 +160,8 @@ int main(void) {
         cmocka_unit_test(a_senseless_number_of_threads_is_refused),
         cmocka_unit_test(every_member_runs_each_job_once_also_after_sleeping),
         cmocka_unit_test(an_idle_team_uses_no_processor_time),
+        cmocka_unit_test(pinned_threads_have_a_processor_each_and_the_caller_keeps_all),
+        cmocka_unit_test(more_threads_than_processors_are_not_pinned),
         cmocka_unit_test(shares_cover_every_item_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
