@@ -27,6 +27,10 @@ bench-sample: $(B)/bench/sample_bench ## us per token of the sampler, by vocabul
 bench-engine: $(B)/bench/engine_bench model-file ## tokens a second of the engine on the small real model (BACKEND=...)
 	$(B)/bench/engine_bench $(TIERGATE_TEST_MODEL) $(BACKEND)
 
+.PHONY: bench-kv
+bench-kv: $(B)/bench/engine_bench model-file ## the types of the KV cache behind 4,096 positions, in turns (BENCH="--rounds 3 --backends avx2")
+	python3 tests/bench/kv_types.py $(B)/bench/engine_bench $(TIERGATE_TEST_MODEL) $(BENCH)
+
 # Beside llama.cpp, which is built from source once (some minutes) in the benchmark's own virtual environment: for this machine, and where that
 # has AVX-512 once more without, so that each of our paths has its peer (pip would take the first build from its cache). Models of real
 # shapes with random weights are written once.

@@ -1,9 +1,9 @@
-// engine_bench MODEL [BACKEND [THREADS [-]]]: tokens a second of prefill and of decoding 1 to 16
-// sequences at once; with "-" it answers commands on stdin instead, one number in seconds a line:
-// "prefill DEPTH" (512 tokens behind DEPTH others), "decode SEQUENCES STEPS" (one step, each
-// sequence behind 128 tokens and sampled), and "limits" (GOPS and GB/s of the machine). One thread
-// is timed by the processor time it used, more by the wall clock of a perhaps busy machine. Asserts
-// nothing.
+// engine_bench MODEL [BACKEND [THREADS [- [KV_TYPE]]]]: tokens a second of prefill and of decoding
+// 1 to 16 sequences at once; with "-" it answers commands on stdin instead, one number in seconds a
+// line: "prefill DEPTH" (512 tokens behind DEPTH others), "decode SEQUENCES STEPS [DEPTH]" (one
+// step, each sequence behind 128 tokens, or DEPTH, and sampled), and "limits" (GOPS and GB/s of the
+// machine). One thread is timed by the processor time it used, more by the wall clock of a perhaps
+// busy machine. Asserts nothing.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,13 +88,13 @@ static double time_prefill(engine *g, const int32_t *ids, int depth) {
     return seconds;
 }
 
-static double time_step(engine *g, const int32_t *ids, int batch, int steps) {
+static double time_step(engine *g, const int32_t *ids, int batch, int steps, int depth) {
     static prefix base;
     engine_seq *seqs[MAX_BATCH];
     int32_t next[MAX_BATCH];
     engine_row rows[MAX_BATCH];
     for (int i = 0; i < batch; i++) {
-        seqs[i] = fork_prefix(g, &base, ids, SHORT_PROMPT, i);
+        seqs[i] = fork_prefix(g, &base, ids, depth, i);
         next[i] = ids[i];
         rows[i] = (engine_row){.seq = seqs[i], .tokens = &next[i], .n = 1, .sample = true};
     }
@@ -118,7 +118,8 @@ static void print_speeds(engine *g, const int32_t *ids) {
     }
     printf("prefill %d: %.0f tok/s\n", (int)CHUNK, CHUNK / best);
     for (int batch = 1; batch <= MAX_BATCH; batch = batch == 1 ? 4 : batch * 2)
-        printf("decode, batch %d: %.1f tok/s\n", batch, batch / time_step(g, ids, batch, STEPS));
+        printf("decode, batch %d: %.1f tok/s\n", batch,
+               batch / time_step(g, ids, batch, STEPS, SHORT_PROMPT));
 }
 
 static void print_limits(const char *backend, int threads) {
@@ -136,12 +137,12 @@ static void answer(engine *g, const int32_t *ids, int threads) {
     char line[64];
     puts("ready");
     for (fflush(stdout); fgets(line, sizeof line, stdin); fflush(stdout)) {
-        int a, b;
+        int a, b, depth = SHORT_PROMPT;
         if (sscanf(line, "prefill %d", &a) == 1 && a >= 0 && a <= CONTEXT - CHUNK)
             printf("%g\n", time_prefill(g, ids, a));
-        else if (sscanf(line, "decode %d %d", &a, &b) == 2 && a > 0 && a <= MAX_BATCH && b > 0 &&
-                 b <= CONTEXT - SHORT_PROMPT)
-            printf("%g\n", time_step(g, ids, a, b));
+        else if (sscanf(line, "decode %d %d %d", &a, &b, &depth) >= 2 && a > 0 && a <= MAX_BATCH &&
+                 b > 0 && depth > 0 && depth < CONTEXT && b <= CONTEXT - depth)
+            printf("%g\n", time_step(g, ids, a, b, depth));
         else if (strcmp(line, "limits\n") == 0)
             print_limits(engine_backend(g), threads);
         else
@@ -151,7 +152,7 @@ static void answer(engine *g, const int32_t *ids, int threads) {
 
 int main(int argc, char **argv) {
     if (argc < 2) {
-        fprintf(stderr, "usage: engine_bench MODEL [BACKEND [THREADS [-]]]\n");
+        fprintf(stderr, "usage: engine_bench MODEL [BACKEND [THREADS [- [KV_TYPE]]]]\n");
         return 2;
     }
     err e = {0};
@@ -165,7 +166,8 @@ int main(int argc, char **argv) {
                        .max_seqs = MAX_BATCH + 2,
                        .max_context = CONTEXT,
                        .max_rows = CHUNK,
-                       .kv_bytes = (size_t)2 << 30};
+                       .kv_bytes = (size_t)2 << 30,
+                       .kv_type = argc > 5 ? argv[5] : NULL};
     check(model_open(argv[1], NULL, &m, &e), &e);
     double start = now();
     check(engine_open(m, &c, &g, &e), &e);

@@ -60,7 +60,7 @@ static model *open_directory(void) {
     return m;
 }
 
-static engine *open_engine(const model *m, const char *backend) {
+static engine *open_engine(const model *m, const char *backend, const char *kv) {
     err e = {0};
     engine *g = NULL;
     engine_config c = {.backend = backend,
@@ -68,9 +68,10 @@ static engine *open_engine(const model *m, const char *backend) {
                        .max_seqs = 2,
                        .max_context = 4096,
                        .max_rows = 256,
+                       .kv_type = kv,
                        .kv_bytes = (size_t)512 << 20};
     if (engine_open(m, &c, &g, &e))
-        fail_msg("%s: %s", backend, e.message);
+        fail_msg("%s", e.message);
     return g;
 }
 
@@ -86,20 +87,23 @@ static void check_prompt(engine *g, const golden *k, const real_plan *p, golden_
         fail_msg("%s: a log-probability differs by %.4f", k->name, d.max);
 }
 
+static void need(const char *backend) {
+    if (ops_supported(backend) && file_exists(model_path()))
+        return;
+    printf("skip: %s: %s\n", backend,
+           ops_supported(backend) ? "no model file (make model-file)" : "this processor lacks it");
+    skip();
+}
+
 void real_model_check(const real_plan *p) {
-    if (!ops_supported(p->backend) || !file_exists(model_path())) {
-        printf("skip: %s: %s\n", p->backend,
-               ops_supported(p->backend) ? "no model file (make model-file)"
-                                         : "this processor lacks it");
-        skip();
-    }
+    need(p->backend);
     int n;
     int64_t start = clock_mono_ms();
     golden *prompts = goldens_read(FIXTURE, &n);
     model *m = p->directory ? open_directory()
                : p->floats  ? open_float_copy()
                             : open_model(model_path());
-    engine *g = open_engine(m, p->backend);
+    engine *g = open_engine(m, p->backend, NULL);
     golden_diff all = {0};
     assert_true(n >= 12);
     for (int i = 0; i < n && i < MOST_PROMPTS; i++)
@@ -111,6 +115,52 @@ void real_model_check(const real_plan *p) {
            all.n, all.sum / all.n, all.max, (double)(clock_mono_ms() - start) / 1000);
     if (n <= MOST_PROMPTS) // the bound is on the mean over all prompts
         assert_true(all.sum / all.n <= p->mean);
+    engine_close(g);
+    model_close(m);
+    goldens_free(prompts, n);
+}
+
+// The prompt's log-probabilities with float32 take the golden's place.
+static void compare_kv(engine *exact, engine *g, golden *k, golden_diff *all) {
+    int n = k->n < 64 ? k->n : 64;
+    engine_sampled *scored = calloc((size_t)n, sizeof *scored);
+    assert_true(golden_run(exact, k, n, 256, scored, false));
+    for (int i = 0; i + 1 < n; i++)
+        k->logprobs[i] = scored[i].logprob;
+    assert_true(golden_run(g, k, n, 256, scored, false));
+    golden_compare(k, n, scored, all);
+    free(scored);
+}
+
+void real_model_check_kv(const char *kv, double mean, double max) {
+    need("ref");
+    int n;
+    golden *prompts = goldens_read(FIXTURE, &n);
+    model *m = open_float_copy();
+    engine *exact = open_engine(m, NULL, "f32"), *g = open_engine(m, NULL, kv);
+    golden_diff all = {0};
+    assert_string_equal(engine_kv_name(g), kv);
+    for (int i = 0; i < n && i < MOST_PROMPTS; i++)
+        compare_kv(exact, g, &prompts[i], &all);
+    printf("%s, KV %s to f32: %d log-probabilities, mean difference %.5f, max %.5f\n",
+           engine_backend(g), kv, all.n, all.sum / all.n, all.max);
+    assert_true(all.sum / all.n <= mean && all.max <= max);
+    engine_close(g);
+    engine_close(exact);
+    model_close(m);
+    goldens_free(prompts, n);
+}
+
+void real_model_check_kv_greedy(const char *kv) {
+    need("ref");
+    int n;
+    golden *prompts = goldens_read(FIXTURE, &n);
+    model *m = open_model(model_path());
+    engine *g = open_engine(m, NULL, kv);
+    engine_sampled scored[128];
+    for (int i = 0; i < n && i < MOST_PROMPTS; i++)
+        assert_true(prompts[i].n > 128 ||
+                    golden_run(g, &prompts[i], prompts[i].n, 256, scored, true));
     engine_close(g);
     model_close(m);
     goldens_free(prompts, n);

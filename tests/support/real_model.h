@@ -16,6 +16,13 @@ typedef struct real_plan {
 // Skips (and says why) without the file or the processor; fails through cmocka's assertions.
 void real_model_check(const real_plan *p);
 
+// With a KV cache of that type on the best backend: the log-probabilities of the prompts' first
+// tokens in the float copy (integers round again what differs a little) against those with float32;
+// mean, max: allowed differences.
+void real_model_check_kv(const char *kv, double mean, double max);
+// Greedy decoding of the short prompts against the goldens.
+void real_model_check_kv_greedy(const char *kv);
+
 // What the integer backends are held to; .backend is the caller's.
 #define REAL_INTEGERS .most_tokens = 4096, .mean = 0.04, .max = 0.85
 #define REAL_DIRECTORY .directory = true, REAL_FLOATS
