@@ -294,6 +294,33 @@ static void shares_follow_the_exponential(void **state) {
     }
 }
 
+// Each block's scores stand 64 above the last one's: weights taken from an old base would overflow.
+static void scores_may_rise_far_from_block_to_block(void **state) {
+    (void)state;
+    enum { N = 400 };
+    static float k[N * 64], v[N * 64];
+    int32_t pages[N / 16];
+    for (int i = 0; i < N; i++) { // the score is the position, in units of 1
+        pages[i / 16] = i / 16;
+        k[i / 16 * 16 * 64 + i % 16] = (float)i;
+        v[i * 64] = (float)(i % 7);
+    }
+    float q[64] = {8}, y[64], want[64];
+    kv_layer kv = {k, v, KV_F32, N / 16, 1, 16, 64};
+    seq_span span = {0, 1, N - 1, pages, N / 16};
+    ops *ref = open_ref();
+    ref->attention(ref, &(attention_args){q, want, 64, 1, &kv, &span, 1});
+    for (int b = 0; b < N_BACKENDS; b++) {
+        ops *o = open_backend(b, 1);
+        if (!o)
+            continue;
+        o->attention(o, &(attention_args){q, y, 64, 1, &kv, &span, 1});
+        assert_within(fabs(y[0] - want[0]), 2e-5);
+        o->close(o);
+    }
+    ref->close(ref);
+}
+
 // One row of the scene by itself: the same sequence, the same position.
 static float *alone(ops *o, const scene *s, const outcome *all, int span, int i) {
     kv_layer kv = s->kv;
@@ -590,6 +617,7 @@ int main(void) {
         cmocka_unit_test(random_batches_agree_with_the_reference),
         cmocka_unit_test(attention_alone_is_close_in_every_cache_type),
         cmocka_unit_test(the_cache_gets_rounded_keys_and_values_where_the_pages_say),
+        cmocka_unit_test(scores_may_rise_far_from_block_to_block),
         cmocka_unit_test(shares_follow_the_exponential),
         cmocka_unit_test(a_row_alone_gives_the_bits_it_gives_in_company),
         cmocka_unit_test(thread_count_and_instruction_set_change_no_bit),
