@@ -80,6 +80,15 @@ local function scope_settle(key, s, held_tokens, held_money, tokens, money)
   scope_write(key, s)
 end
 
+-- Tokens and money that were counted wrongly at `at`, in the windows of then that still run.
+local function scope_right(key, s, at, tokens, money)
+  local day = math.floor(at / 86400000)
+  if math.floor(at / 60000) == s.minute then s.minute_tokens = s.minute_tokens + tokens end
+  if day == s.day then s.day_tokens = s.day_tokens + tokens end
+  if month_of(day) == s.month then s.month_tokens, s.month_money = s.month_tokens + tokens, s.month_money + money end
+  scope_write(key, s)
+end
+
 -- ---- what a demand may get
 -- d: base (tokens wanted besides), need and most per choice, n choices, prices pin and pout. d.grant shrinks from `most` to the
 -- least of what the limits leave, d.bound is the kind that shrank it; where that is less than need, d.no is the first such limit.
@@ -303,8 +312,19 @@ local function settle_now(r, KEYS, ARGV)
   end
 end
 
+-- What a stranger settled with the record's values while the owner, who could not reach us, committed a row with its own.
+local function right(r, KEYS, ARGV)
+  local now, tokens, money = clock(), tonumber(ARGV[1]) + tonumber(ARGV[2]) - r.p - r.c, tonumber(ARGV[3]) - r.m
+  if tokens == 0 and money == 0 then return end
+  for i = FIRST_SCOPE, #KEYS do
+    local s = scope_read(KEYS[i], now)
+    if s then scope_right(KEYS[i], s, r.at, tokens, money) end
+  end
+end
+
 -- tg3_settle  ARGV prompt completion money outcome drop answer_comes
--- prompt -1: with what the record knows, for whoever finds a lost request. drop 1: its row is committed, forget the record.
+-- prompt -1: with what the record knows, for whoever finds a lost request. drop 1: its row, with these values, is committed:
+-- the counters follow it, and the record goes.
 -- answer_comes 1: tg3_answer will follow; otherwise the Idempotency-Key is free again.
 -- -> OK at_ms prompt completion money outcome (a later caller gets the same) | GONE
 local function settle(KEYS, ARGV)
@@ -313,6 +333,7 @@ local function settle(KEYS, ARGV)
   local is_drop, was_open = ARGV[5] == '1', r.state == 'o'
   if was_open then settle_now(r, KEYS, ARGV) end
   if is_drop then
+    if not was_open then right(r, KEYS, ARGV) end
     redis.call('SREM', KEYS[1], string.match(KEYS[2], '[^:]+$'))
     redis.call('DEL', KEYS[2])
   elseif was_open then

@@ -138,13 +138,24 @@ static bool is_passing(const recorder *r, const err *e) {
     return e->code == ERR_DEPENDENCY || strncmp(pg_sqlstate(r->db), "40", 2) == 0;
 }
 
+// Rows that are there already keep their values, which these take over: what others counted is
+// righted by them.
+static int insert_rows(recorder *r, usage_row **rows, int n, err *e) {
+    int fresh = 0;
+    if (usage_insert(r->db, (const usage_row *const *)rows, n, &fresh, e) ||
+        (fresh < n && usage_read_back(r->db, rows, n, e)))
+        return -1;
+    metric_add(r->rows, fresh);
+    metric_add(r->repeats, n - fresh);
+    return 0;
+}
+
 // One by one, after a batch was refused as a whole: a row that Postgres will never take must not
 // stop the others. It stays in the journal and in its record.
 static int insert_singly(recorder *r, recorder_entry **batch, int n, err *e) {
     for (int i = 0; i < n; i++) {
-        const usage_row *row = &batch[i]->row;
-        int fresh = 0;
-        if (!usage_insert(r->db, &row, 1, &fresh, e))
+        usage_row *row = &batch[i]->row;
+        if (!insert_rows(r, &row, 1, e))
             continue;
         if (is_passing(r, e))
             return -1;
@@ -159,17 +170,13 @@ static int insert_singly(recorder *r, recorder_entry **batch, int n, err *e) {
 }
 
 static int insert_batch(recorder *r, recorder_entry **batch, int n, err *e) {
-    const usage_row *rows[USAGE_BATCH];
-    int fresh = 0;
+    usage_row *rows[USAGE_BATCH];
     for (int i = 0; i < n; i++)
         rows[i] = &batch[i]->row;
     if (!r->db && pg_connect(r->c->postgres_url, &r->db, e))
         return -1;
-    if (usage_insert(r->db, rows, n, &fresh, e)) {
+    if (insert_rows(r, rows, n, e))
         return is_passing(r, e) ? -1 : insert_singly(r, batch, n, e);
-    }
-    metric_add(r->rows, fresh);
-    metric_add(r->repeats, n - fresh);
     return 0;
 }
 

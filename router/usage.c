@@ -294,3 +294,34 @@ int usage_insert(pg *p, const usage_row *const *rows, int n, int *fresh, err *e)
         buf_release(&columns[i]);
     return rc;
 }
+
+static const char read_back_sql[] =
+    "SELECT request_id, prompt_tokens, cached_tokens, completion_tokens, money, outcome FROM usage"
+    " WHERE request_id = ANY($1::uuid[])";
+
+static void take_back(const pg_result *result, int i, usage_row *const *rows, int n) {
+    for (int k = 0; k < n; k++) {
+        usage_row *r = rows[k];
+        if (strcmp(r->id, pg_text(result, i, 0)) != 0)
+            continue;
+        r->prompt = (int)pg_int(result, i, 1);
+        r->cached = (int)pg_int(result, i, 2);
+        r->completion = (int)pg_int(result, i, 3);
+        r->money = pg_int(result, i, 4);
+        snprintf(r->outcome, sizeof r->outcome, "%s", pg_text(result, i, 5));
+    }
+}
+
+int usage_read_back(pg *p, usage_row *const *rows, int n, err *e) {
+    buf ids = {0};
+    pg_result *result = NULL;
+    for (int i = 0; i < n; i++)
+        buf_printf(&ids, "%c%s", i ? ',' : '{', rows[i]->id);
+    buf_puts(&ids, n ? "}" : "{}");
+    int rc = pg_query(p, read_back_sql, 1, (const char *const[]){ids.data}, &result, e);
+    for (int i = 0; !rc && i < pg_rows(result); i++)
+        take_back(result, i, rows, n);
+    pg_result_free(result);
+    buf_release(&ids);
+    return rc;
+}

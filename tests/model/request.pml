@@ -67,13 +67,16 @@ bool accepted, marked, record_lost, gateway_fault, redis_fault;
 
 hidden byte f_attempt, f_run, f_begin, f_at; /* scratch within one step */
 
-/* One transaction: INSERT .. ON CONFLICT DO NOTHING RETURNING, and quota_used from what it returned. */
+/* One transaction: INSERT .. ON CONFLICT DO NOTHING RETURNING, and quota_used from what it returned. sum: afterwards the row's. */
 inline insert_row(sum) {
     if
     :: rows == 0 -> rows = 1; row_tokens = sum; counted = counted + sum
     :: else ->
 #ifdef MUTANT_COUNT_ON_CONFLICT
-        counted = counted + sum
+        counted = counted + sum;
+#endif
+#ifndef MUTANT_DROP_WITHOUT_THE_ROW
+        sum = row_tokens
 #else
         skip
 #endif
@@ -99,11 +102,12 @@ inline settle(ours, decided) {
     fi
 }
 
-/* The row is committed: forget the record, after settling it if a failover undid that. */
+/* The row is committed: forget the record, after settling it if a failover undid that, or righting what it was settled with. */
 inline drop(sum) {
     if
     :: record == HELD || record == OPEN -> assert(held > 0); held--; settled = settled + sum
-    :: else -> skip
+    :: record == SETTLED -> settled = settled + sum - record_tokens
+    :: record == ABSENT -> skip
     fi;
     record = ABSENT; record_tokens = 0; record_sent = 0
 }
@@ -152,7 +156,7 @@ inline hand_over() {
 proctype owner() {
     byte attempt = 1, lost, tokens; /* lost: attempts that did not end well */
     byte run_number;                /* of the CLAIM that came first for this attempt */
-    bool is_complete;
+    bool is_complete, is_cut; /* is_cut: Redis is out of reach, for as long as may be */
 
 hold:
     atomic { alive && lease -> record = HELD; held++; knows = true };
@@ -250,7 +254,7 @@ closing:
             if :: record == ABSENT -> is_complete = false :: else fi;
             settle(handed, tokens);
             if :: tokens != handed -> is_complete = false :: else fi   /* R7: not ours, no [DONE] */
-        :: alive && budget > 0 -> budget--; is_complete = false        /* 2 s without an answer: given up, settled or not */
+        :: alive && budget > 0 -> budget--; is_cut = true; is_complete = false /* 2 s without an answer: given up, settled or not */
             if :: settle(handed, tokens); tokens = handed :: true fi
         :: !alive -> goto out
         fi };
@@ -266,7 +270,7 @@ settle_answered:
 unrecorded:
     atomic { /* settled again where the answer is not known; Redis may be out of the recorder's reach */
         if
-        :: alive && !is_complete -> if :: settle(tokens, tokens) :: budget > 0 -> budget--; redis_fault = true fi
+        :: alive && !is_complete -> if :: settle(tokens, tokens) :: is_cut :: budget > 0 -> budget--; is_cut = true fi
         :: alive && is_complete -> skip
         :: !alive -> goto out
         fi };
@@ -276,7 +280,11 @@ unrecorded:
 again:
     atomic { if :: alive -> insert_row(tokens) :: !alive -> goto out fi };
     atomic { if :: budget > 0 -> budget--; goto again :: true fi };    /* committed, the answer lost: once more */
-    atomic { if :: alive -> drop(tokens); knows = false; line_c = true :: !alive -> goto out fi };
+    atomic { /* the drop is not tried again: the sweep finds the record */
+        if
+        :: alive -> if :: drop(tokens) :: is_cut :: budget > 0 -> budget-- fi; knows = false; line_c = true
+        :: !alive -> goto out
+        fi };
 out:
     skip
 }

@@ -223,6 +223,69 @@ static void a_row_that_is_not_settled_is_settled_before_it_is_inserted(void **st
     redis_close(r);
 }
 
+static void call(redis *r, command *c) {
+    redis_reply_box *box = NULL;
+    assert_int_equal(command_call(c, r, &box, NULL), 0);
+    redis_reply_free(box);
+}
+
+static double tokens_of_the_day(redis *r) {
+    redis_reply_box *box = NULL;
+    double v = -1;
+    size_t n;
+    const char *key = "tg:{" LIFE_TENANT "}:s:t";
+    assert_int_equal(redis_call(r, 2, (const char *const[]){"GET", key}, NULL, &box, NULL), 0);
+    const char *text = redis_value_str(redis_reply_value(box), &n);
+    if (text && n == 88) // packed: router/quota.lua
+        memcpy(&v, text + 32, sizeof v);
+    redis_reply_free(box);
+    return v;
+}
+
+// Its gateway could not reach Redis and committed a row; a sweep settled with less.
+static void what_redis_counts_follows_the_row_that_was_there_first(void **state) {
+    (void)state;
+    usage_row own = make_row(7), theirs;
+    const usage_row *first = &own;
+    command c = {0};
+    redis_reply_box *box = NULL;
+    quota_demand d = {.prompt = 5, .want = 10, .need = 10, .n_choices = 1};
+    quota_limits limits = {.limit = {{-1, -1, -1, 1000, -1, -1}}};
+    quota_answer miss;
+    redis *r = NULL;
+    int fresh;
+    snprintf(own.meta.scopes, sizeof own.meta.scopes, "t");
+    theirs = own;
+    assert_int_equal(redis_connect(f.c.redis_address, 2000, &r, NULL), 0);
+    assert_int_equal(library_load(r, LIBRARY_QUOTA, NULL), 0);
+    quota_hold_command(&own.meta, own.id, 7, "", &d, &limits, &c);
+    assert_int_equal(command_call(&c, r, &box, NULL), 0);
+    quota_read_answer(redis_reply_value(box), &miss);
+    quota_counters zero = {.minute = miss.now_s / 60, .day = miss.now_s / 86400, .month = 24321};
+    quota_load_command(&own.meta, miss.scope, miss.nonce, &zero, &c);
+    redis_reply_free(box);
+    call(r, &c);
+    quota_hold_command(&own.meta, own.id, 7, "", &d, &limits, &c);
+    call(r, &c);
+    assert_int_equal(usage_insert(f.db, &first, 1, &fresh, NULL), 0);
+    quota_settle_command(&own.meta, own.id, NULL, "gateway_lost", false, &c);
+    call(r, &c);
+    assert_true(tokens_of_the_day(r) == 0);
+    theirs.prompt = theirs.completion = 0;
+    theirs.money = 0;
+    recorder *w = recorder_open(&f.c, j);
+    recorder_entry *x = calloc(1, sizeof *x);
+    x->row = theirs;
+    x->is_settled = true;
+    recorder_push(w, x);
+    recorder_close(w, 5000);
+    assert_int_equal(life_number(&f, "SELECT sum(completion_tokens) FROM usage"), 7);
+    assert_true(tokens_of_the_day(r) == 12);
+    assert_sums_equal_rows();
+    command_release(&c);
+    redis_close(r);
+}
+
 static void a_row_that_postgres_refuses_stops_no_other_and_stays_in_the_journal(void **state) {
     (void)state;
     usage_row good = make_row(3), bad = make_row(4);
@@ -263,6 +326,7 @@ int main(void) {
         LEDGER(no_rows_are_no_error),
         LEDGER(rows_sent_by_many_recorders_come_once),
         LEDGER(a_row_that_is_not_settled_is_settled_before_it_is_inserted),
+        LEDGER(what_redis_counts_follows_the_row_that_was_there_first),
         LEDGER(a_row_that_postgres_refuses_stops_no_other_and_stays_in_the_journal),
     };
     if (!test_has_redis() || !test_has_postgres()) {

@@ -178,6 +178,50 @@ static void a_drop_settles_what_a_failover_had_undone(void **state) {
     assert_true(counter(HELD_TOKENS) == 0 && counter(DAY_TOKENS) == 59);
 }
 
+static void a_drop_rights_what_was_settled_with_other_values(void **state) {
+    (void)state;
+    quota_settlement s;
+    limits.limit[0][QUOTA_TPD] = 1000;
+    hold("a", 50, 200, 1);
+    hold("b", 50, 200, 1);
+    assert_int_equal(settle_with(r, "a", NULL, false, &s), QUOTA_OK); // nothing was reported
+    assert_int_equal(settle("b", 50, 200, false, NULL), QUOTA_OK);
+    assert_true(counter(DAY_TOKENS) == 250);
+    assert_int_equal(settle("a", 50, 9, true, NULL), QUOTA_OK);
+    assert_true(counter(DAY_TOKENS) == 309 && counter(MONTH_MONEY) == 50 * 6 + 209 * 15);
+    assert_int_equal(settle("b", 50, 3, true, NULL), QUOTA_OK);
+    assert_true(counter(DAY_TOKENS) == 112 && counter(MONTH_MONEY) == 50 * 6 + 12 * 15);
+    assert_int_equal(settle("b", 50, 3, true, NULL), QUOTA_GONE);
+    assert_true(counter(DAY_TOKENS) == 112 && counter(HELD_TOKENS) == 0);
+}
+
+// Its minute, day and month are over.
+static void only_windows_that_still_run_are_righted(void **state) {
+    (void)state;
+    quota_settlement s;
+    char key[96], old[32], at[32];
+    redis_reply_box *box = NULL;
+    limits.limit[0][QUOTA_TPD] = 1000;
+    hold("a", 50, 200, 1);
+    settle_with(r, "a", NULL, false, &s);
+    snprintf(key, sizeof key, "tg:{%s}:r:a", m.tenant);
+    snprintf(old, sizeof old, " %lld ", (long long)s.at_ms);
+    snprintf(at, sizeof at, " %lld ", (long long)s.at_ms % 86400000); // of 1970
+    assert_int_equal(redis_call(r, 2, (const char *const[]){"GET", key}, NULL, &box, NULL), 0);
+    char *record = strdup(redis_value_str(redis_reply_value(box), NULL)),
+         *found = strstr(record, old), changed[1024], *later;
+    if (found && (later = strstr(found + 1, old)) != NULL) // held in the same millisecond
+        found = later;
+    redis_reply_free(box);
+    assert_non_null(found);
+    snprintf(changed, sizeof changed, "%.*s%s%s", (int)(found - record), record, at,
+             found + strlen(old));
+    call_words(r, 3, (const char *const[]){"SET", key, changed});
+    free(record);
+    assert_int_equal(settle("a", 50, 9, true, NULL), QUOTA_OK);
+    assert_true(counter(2) == 0 && counter(DAY_TOKENS) == 0 && counter(MONTH_MONEY) == 0);
+}
+
 static void a_stranger_settles_with_the_last_report(void **state) {
     (void)state;
     quota_settlement s;
@@ -593,6 +637,8 @@ int main(void) {
         WITH_REDIS(a_repeated_hold_takes_once),
         WITH_REDIS(the_first_settler_decides_and_nothing_counts_twice),
         WITH_REDIS(a_drop_settles_what_a_failover_had_undone),
+        WITH_REDIS(a_drop_rights_what_was_settled_with_other_values),
+        WITH_REDIS(only_windows_that_still_run_are_righted),
         WITH_REDIS(a_stranger_settles_with_the_last_report),
         WITH_REDIS(a_hold_can_be_released_until_its_request_is_accepted),
         WITH_REDIS(a_record_tells_a_stranger_whose_it_is),
