@@ -141,9 +141,9 @@ static bool is_passing(const recorder *r, const err *e) {
 // Rows that are there already keep their values, which these take over: what others counted is
 // righted by them.
 static int insert_rows(recorder *r, usage_row **rows, int n, err *e) {
-    int fresh = 0;
+    int fresh = 0, found;
     if (usage_insert(r->db, (const usage_row *const *)rows, n, &fresh, e) ||
-        (fresh < n && usage_read_back(r->db, rows, n, e)))
+        (fresh < n && usage_read_back(r->db, rows, n, &found, e)))
         return -1;
     metric_add(r->rows, fresh);
     metric_add(r->repeats, n - fresh);

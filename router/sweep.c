@@ -1,7 +1,7 @@
-// Records nobody closes any more (R5). Owns a thread, its connection to Redis and its memory of
-// missing gateways. Records of a gateway that lives in this process are shown to that router by
-// letter; the ones it does not know come back (orphans, under the mutex) and are closed at the next
-// sweep. Everything it does may be done twice, by others too.
+// Records nobody closes any more (R5). Owns a thread, its connections to Redis and to Postgres and
+// its memory of missing gateways. Records of a gateway that lives in this process are shown to that
+// router by letter; the ones it does not know come back (orphans, under the mutex) and are closed
+// at the next sweep. Everything it does may be done twice, by others too.
 #include "router/sweep.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -38,6 +38,7 @@ struct sweeper {
     orphan *orphans; // entered by a router's loop, left by the sweeper's thread
     // the thread's own
     redis *cache;
+    pg *db;
     missing_gateway gateways[GATEWAYS_MOST];
     int n_gateways;
     uint64_t n_sweeps;
@@ -110,10 +111,25 @@ static void release_record(sweeper *w, const char *id, const quota_record *known
     command_release(&c);
 }
 
+// 1: its gateway, which could not reach Redis, has committed a row, which row now is; 0: there is
+// none.
+static int find_row(sweeper *w, usage_row *row, err *e) {
+    int found;
+    if ((!w->db && pg_connect(w->s->c->postgres_url, &w->db, e)) ||
+        usage_read_back(w->db, &row, 1, &found, e)) {
+        pg_close(w->db);
+        w->db = NULL;
+        return -1;
+    }
+    return found;
+}
+
+// A row that is there decides, so that Redis never counts less than it, not even for a moment.
 static void close_record(sweeper *w, const char *id, const quota_record *known) {
     recorder_entry *x = make_entry(id, &known->meta, known);
     err e = {0};
-    if (settle_unknown(w->cache, &x->row, OUTCOME_GATEWAY_LOST, &e)) {
+    int found = find_row(w, &x->row, &e);
+    if (found < 0 || (!found && settle_unknown(w->cache, &x->row, OUTCOME_GATEWAY_LOST, &e))) {
         free(x); // somebody else was faster, or the next sweep tries again
         return;
     }
@@ -384,6 +400,7 @@ void sweeper_close(sweeper *w) {
         free(o);
     }
     redis_close(w->cache);
+    pg_close(w->db);
     depth_close(w->depth);
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->stop);

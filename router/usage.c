@@ -312,14 +312,15 @@ static void take_back(const pg_result *result, int i, usage_row *const *rows, in
     }
 }
 
-int usage_read_back(pg *p, usage_row *const *rows, int n, err *e) {
+int usage_read_back(pg *p, usage_row *const *rows, int n, int *found, err *e) {
     buf ids = {0};
     pg_result *result = NULL;
     for (int i = 0; i < n; i++)
         buf_printf(&ids, "%c%s", i ? ',' : '{', rows[i]->id);
     buf_puts(&ids, n ? "}" : "{}");
     int rc = pg_query(p, read_back_sql, 1, (const char *const[]){ids.data}, &result, e);
-    for (int i = 0; !rc && i < pg_rows(result); i++)
+    *found = rc ? 0 : pg_rows(result);
+    for (int i = 0; i < *found; i++)
         take_back(result, i, rows, n);
     pg_result_free(result);
     buf_release(&ids);

@@ -63,7 +63,7 @@ void usage_scope_name(const usage_meta *m, char letter, char *out, size_t n);
 // already change nothing. *fresh counts the new ones.
 int usage_insert(pg *p, const usage_row *const *rows, int n, int *fresh, err *e);
 // Gives n <= USAGE_BATCH rows the tokens, money and outcome with which they stand in the ledger;
-// one that does not stand there stays as it is.
-int usage_read_back(pg *p, usage_row *const *rows, int n, err *e);
+// one that does not stand there stays as it is. *found: how many do.
+int usage_read_back(pg *p, usage_row *const *rows, int n, int *found, err *e);
 
 #endif

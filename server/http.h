@@ -103,7 +103,8 @@ void exchange_stream_begin(exchange *x, int status, const char *content_type);
 void exchange_stream_write(exchange *x, const void *p, size_t n,
                            uint64_t mark); // copied or sent at once
 // What was written goes out now (`taken` comes inside this call); where the socket does not take
-// all of it, the connection is cut, so that what was not taken is never sent.
+// all of it, the connection is cut, so that what was not taken is never sent. What waits for the
+// head is forgotten, and the stream may go on.
 void exchange_stream_stop(exchange *x);
 void exchange_stream_end(exchange *x); // the last chunk; the connection is kept if it may be
 void exchange_abandon(

@@ -357,7 +357,10 @@ void exchange_stream_stop(exchange *x) {
     conn *c = x->conn;
     if (!c || x->is_done)
         return;
-    if (x->is_direct ? !conn_flush(c) : x->early.len > 0) {
+    if (!x->is_direct) { // nothing of it was sent
+        buf_clear(&x->early);
+        buf_clear(&x->marks);
+    } else if (!conn_flush(c)) {
         c->is_cut = true;
         conn_mark_dirty(c);
     }

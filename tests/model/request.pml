@@ -14,7 +14,7 @@
  *   settle_answered       step 7, R7            request_close.c: on_settled, end_is_failed, request_check_closing
  *   unrecorded            step 8                recorder.c: run, settle_all, insert_patiently, tell
  * worker                  steps 4, 5, 8         worker/worker.c: claim, take_job, step, send_all; outbox.c: outbox_send
- * sweeper                 R5                    router/sweep.c: look_at, close_record, release_record; then the recorder
+ * sweeper                 R5                    router/sweep.c: look_at, find_row, close_record, release_record; then the recorder
  * recovery                close, second caller  router/journal_replay.c: journal_replay; sweep.c: sweep_journaled
  * lease_expiry            R4                    router/lease.c: lease_check, end_incarnation; Redis ends the key
  * faults                  "Each fault"          tests/faults/injuries.py deals the same to real processes
@@ -338,6 +338,11 @@ idle:
 #ifndef MUTANT_SWEEP_TAKES_HOLDS
     atomic { if :: record == HELD -> release(); goto idle :: else fi };
 #endif
+    atomic { /* its row is there: the gateway could not reach Redis */
+        if
+        :: rows == 1 -> tokens = row_tokens; drop(tokens); goto idle
+        :: else
+        fi };
     atomic {
         if
         :: record == ABSENT -> goto idle

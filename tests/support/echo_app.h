@@ -24,7 +24,8 @@ typedef struct echo_job {
     int ms;
     int left, bytes, burst;
     uint64_t mark;
-    bool is_stream, is_flood, stops;
+    int stops;
+    bool is_stream, is_flood;
 } echo_job;
 
 static inline void echo_end(echo_job *j) {
@@ -49,7 +50,9 @@ static inline void echo_event(echo_job *j) {
     buf_puts(&b, "\n\n");
     exchange_stream_write(j->x, b.data, b.len, ++j->mark);
     buf_release(&b);
-    if (!j->stops || !atomic_load(&echo_seen.taken)) // not before the head is gone
+    if (j->stops == 2 && j->left > 1)
+        exchange_stream_stop(j->x);
+    if (j->stops != 1 || !atomic_load(&echo_seen.taken)) // not before the head is gone
         return;
     exchange_stream_stop(j->x);
     atomic_fetch_add(&echo_seen.stopped, 1);
@@ -110,7 +113,8 @@ static inline void echo_begin(void *ctx) {
 }
 
 // Query: ms between events (0: all at once), n events (or bursts of so many) of so many bytes;
-// after: ms to the begin; stops: exchange_stream_stop after each event.
+// after: ms to the begin; stops: exchange_stream_stop after each event; 2: but
+// the last, also before the head is gone.
 static inline void echo_wait(exchange *x, bool is_stream) {
     static const exchange_events events = {.taken = echo_taken, .gone = echo_gone};
     loop *l = reactor_loop(exchange_reactor(x));
@@ -119,7 +123,7 @@ static inline void echo_wait(exchange *x, bool is_stream) {
     j->bytes = echo_number(x, "bytes", 16);
     j->burst = echo_number(x, "burst", 1);
     j->ms = echo_number(x, "ms", 1);
-    j->stops = echo_number(x, "stops", 0) != 0;
+    j->stops = echo_number(x, "stops", 0);
     j->is_flood = strcmp(exchange_path(x), "/flood") == 0;
     exchange_watch(x, &events, j);
     int after = echo_number(x, "after", 0);

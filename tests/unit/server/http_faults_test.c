@@ -469,6 +469,18 @@ static void what_is_written_before_a_stop_is_taken_or_never_sent(void **state) {
     wire_close(&w);
 }
 
+static void what_a_stop_finds_before_the_head_is_forgotten_and_the_rest_comes(void **state) {
+    http_stage *s = *state;
+    wire w = stage_wire(s);
+    wire_puts(&w, "GET /stream?n=3&ms=0&stops=2" HOST "\r\n");
+    buf body = {0};
+    assert_int_equal(wire_answer(&w, &body), 200);
+    assert_int_equal(body.len, strlen("data: xxxxxxxxxxxxxxxx\n\n")); // the last event alone
+    buf_release(&body);
+    assert_true(stage_wait_quiet(s));
+    wire_close(&w);
+}
+
 static void a_client_that_takes_nothing_is_cut_after_the_stall_time(void **state) {
     http_stage *s = *state;
     wire w;
@@ -731,8 +743,14 @@ int main(void) {
                                         open_patient_tls, close_stage),
         cmocka_unit_test_setup_teardown(what_is_written_before_a_stop_is_taken_or_never_sent,
                                         open_patient, close_stage),
+        cmocka_unit_test_setup_teardown(
+            what_a_stop_finds_before_the_head_is_forgotten_and_the_rest_comes, open_patient,
+            close_stage),
         cmocka_unit_test_setup_teardown(what_is_written_before_a_stop_is_taken_or_never_sent,
                                         open_patient_tls, close_stage),
+        cmocka_unit_test_setup_teardown(
+            what_a_stop_finds_before_the_head_is_forgotten_and_the_rest_comes, open_patient_tls,
+            close_stage),
         BOTH(a_client_that_takes_nothing_is_cut_after_the_stall_time),
         BOTH(a_connection_over_the_most_gets_503_and_the_others_serve),
         BOTH(a_taken_port_is_named),
