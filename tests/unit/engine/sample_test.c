@@ -347,6 +347,10 @@ static int32_t naive_draw(const float *l, int n, const sampling_params *p, int p
         order[i] = (ranked){.id = i, .x = (double)l[i]};
     qsort(order, (size_t)n, sizeof *order, by_rank);
     int32_t found = order[0].id;
+    if (p->temperature == 0) {
+        free(order);
+        return found;
+    }
     int kept = p->top_k > 0 ? p->top_k : n;
     uint64_t mass = 0, reached = 0;
     for (int i = 0; i < kept; i++)
@@ -359,7 +363,7 @@ static int32_t naive_draw(const float *l, int n, const sampling_params *p, int p
     }
     uint64_t random = philox_token(p->seed, 0, (uint32_t)position);
     uint64_t rest = (uint64_t)((unsigned __int128)random * reached >> 64);
-    for (int i = 0; p->temperature > 0; i++) {
+    for (int i = 0;; i++) {
         uint64_t w = is_in[i] ? sample_weight(l[i], l[order[0].id], p->temperature) : 0;
         found = i;
         if (rest < w)
