@@ -67,7 +67,7 @@ if [ "${1:-}" = quick ]; then
     for m in HOLD_IN_TWO_STEPS RELEASE_TWICE; do caught quota $m; done
 else
     for m in $(mutants request); do
-        [ "$m" = RETURN_KEEPS_NUMBER ] && faults=2 || faults=1
+        case $m in RETURN_KEEPS_NUMBER | DROP_WITHOUT_THE_ROW) faults=2 ;; *) faults=1 ;; esac
         caught request "$m" -DBUDGET=$faults
     done
     for m in $(mutants quota); do caught quota "$m"; done
