@@ -124,7 +124,7 @@ static int find_row(sweeper *w, usage_row *row, err *e) {
     return found;
 }
 
-// A row that is there decides, so that Redis never counts less than it, not even for a moment.
+// A row that is there decides at once. One that is committed just now is righted by its drop.
 static void close_record(sweeper *w, const char *id, const quota_record *known) {
     recorder_entry *x = make_entry(id, &known->meta, known);
     err e = {0};
