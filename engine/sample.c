@@ -57,15 +57,46 @@ static void top_insert(sample_scan *s, int n, int32_t id, float logit) {
     s->top[at] = (token_logprob){.id = id, .logprob = logit};
 }
 
-static void scan_block(sample_scan *s, const float *l, int from, int to, int n_top) {
-    uint32_t bad = 0;
+typedef float four __attribute__((vector_size(16)));
+typedef int32_t four_bits __attribute__((vector_size(16)));
+
+typedef struct greatest { // of four chains
+    four value;
+    four_bits bad; // a value is not finite
+} greatest;
+
+static inline void greatest_add(greatest *g, four v) {
+    four_bits u = (four_bits)v, more = v > g->value;
+    g->bad |= (u & 0x7f800000) == 0x7f800000;
+    g->value = (four)((u & more) | ((four_bits)g->value & ~more));
+}
+
+// The greatest of n values, -inf of none; *bad: one of them is not finite. Many chains, since one
+// waits for itself: eight times as long.
+static float greatest_of(const float *l, int n, bool *bad) {
+    const four none = (four){0} - INFINITY;
+    greatest g[4] = {{.value = none}, {.value = none}, {.value = none}, {.value = none}};
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 4; k++) {
+            four v;
+            memcpy(&v, l + i + 4 * k, sizeof v);
+            greatest_add(&g[k], v);
+        }
+    for (; i < n; i++)
+        greatest_add(&g[0], (four){0} + l[i]);
     float max = -INFINITY;
-    for (int i = from; i < to; i++) {
-        uint32_t u;
-        memcpy(&u, &l[i], sizeof u);
-        bad |= (u & 0x7f800000u) == 0x7f800000u;
-        max = l[i] > max ? l[i] : max;
+    *bad = false;
+    for (int k = 0; k < 16; k++) {
+        *bad |= g[k / 4].bad[k % 4] != 0;
+        max = g[k / 4].value[k % 4] > max ? g[k / 4].value[k % 4] : max;
     }
+    return max;
+}
+
+static void scan_block(sample_scan *s, const float *l, int from, int to, int n_top) {
+    bool bad;
+    float max = greatest_of(l + from, to - from, &bad);
     s->finite &= !bad;
     if (bad)
         return;
