@@ -1,15 +1,18 @@
-// Plans attention for the team: one item per span, KV head and block of query rows, and, when a few
-// long sequences decode, per chunk of keys, whose partial sums are merged in order afterwards.
-// Threads take items from a counter, the costly ones first; which thread takes which item changes
-// nothing, because an item's result is the same anywhere and chunks are merged the same way when
-// nobody split them.
+// Plans attention for the team: one item per span, KV head and block of query rows. An item that is
+// a large part of all, as a long sequence that decodes or a long prompt beside short ones has, is
+// split into chunks of keys, whose partial sums are merged in order afterwards. Threads take items
+// from a counter; which thread takes which item changes nothing, because an item's result is the
+// same anywhere and chunks are merged the same way when nobody split them.
 #include "kernels/cpu/cpu.h"
 #include <stdatomic.h>
 
 typedef struct attention_job {
     const cpu *b;
-    attention_item *items; // those to compute, then those to merge
+    attention_item *items, *merges; // merges: of items that are split; NULL while they are counted
+    float *partials;                // of all split items
     int n_items, n_merges;
+    size_t n_partials;  // floats
+    int64_t most_whole; // the cost from which on an item is split
     float *scratch;
     size_t scratch_floats;
     atomic_int next;
@@ -39,82 +42,75 @@ static void merge_part(void *ctx, int part, int n_parts) {
     (void)n_parts;
     attention_job *j = ctx;
     for (int i; (i = atomic_fetch_add(&j->next, 1)) < j->n_merges;)
-        j->b->isa->attend_merge(&j->items[j->n_items + i],
-                                j->scratch + (size_t)part * j->scratch_floats);
+        j->b->isa->attend_merge(&j->merges[i], j->scratch + (size_t)part * j->scratch_floats);
 }
 
-// The items of one KV head and block of rows. split: one item per chunk, and one to merge them.
-static void add_block(attention_job *j, const attention_item *it, bool split,
-                      attention_item *merges, float **partial) {
-    if (!split) {
-        j->items[j->n_items++] = *it;
+static int64_t cost(const attention_item *it) { return (int64_t)it->n_rows * it->last_chunk; }
+
+// Counts, and writes unless the list is NULL.
+static void add(attention_item *list, int *n, attention_item it) {
+    if (list)
+        list[*n] = it;
+    ++*n;
+}
+
+// One item for all its keys, or one per chunk and one that merges them.
+static void add_block(attention_job *j, attention_item it) {
+    const attention_args *a = it.args;
+    int n = it.last_chunk;
+    if (n < 2 || cost(&it) < j->most_whole) {
+        add(j->items, &j->n_items, it);
         return;
     }
-    const kv_layer *kv = it->args->kv;
-    int n = it->n_rows * (it->args->n_heads / kv->n_kv_heads);
-    merges[j->n_merges] = *it;
-    merges[j->n_merges++].partial = *partial;
-    for (int c = 0; c < it->last_chunk;
-         c++, *partial += attention_partial_floats(n, kv->head_dim)) {
-        attention_item one = *it;
-        one.first_chunk = c;
-        one.last_chunk = c + 1;
-        one.partial = *partial;
-        j->items[j->n_items++] = one;
+    size_t floats =
+        attention_partial_floats(it.n_rows * (a->n_heads / a->kv->n_kv_heads), a->kv->head_dim);
+    it.partial = j->partials ? j->partials + j->n_partials : NULL;
+    j->n_partials += (size_t)n * floats;
+    add(j->merges, &j->n_merges, it);
+    for (it.last_chunk = 1; it.first_chunk < n; it.first_chunk++, it.last_chunk++) {
+        add(j->items, &j->n_items, it);
+        it.partial = it.partial ? it.partial + floats : NULL;
     }
 }
 
 // Head by head, so that one head's K and V stay in the second cache for all its rows.
-static void add_span(attention_job *j, const attention_args *a, const seq_span *s, int rows,
-                     bool split, attention_item *merges, float **partial) {
-    for (int head = 0; head < a->kv->n_kv_heads; head++)
-        for (int first = (blocks_of(s, rows) - 1) * rows; first >= 0; first -= rows) {
-            attention_item it = {.args = a,
-                                 .span = s,
-                                 .kv_head = head,
-                                 .first_row = first,
-                                 .n_rows = min_int(rows, s->n_rows - first)};
-            it.last_chunk = chunks(s->first + first + it.n_rows);
-            add_block(j, &it, split, merges, partial);
-        }
-}
-
-typedef struct plan_size {
-    int items, split_items, split_merges;
-    size_t partial_floats;
-} plan_size;
-
-static plan_size measure(const attention_args *a, int rows) {
-    plan_size p = {0};
-    int group = a->n_heads / a->kv->n_kv_heads;
-    for (int s = 0; s < a->n_spans; s++) {
-        int blocks = blocks_of(&a->spans[s], rows),
-            n = chunks(a->spans[s].first + a->spans[s].n_rows);
-        p.items += blocks * a->kv->n_kv_heads;
-        p.split_items += blocks * a->kv->n_kv_heads * n;
-        p.split_merges += blocks * a->kv->n_kv_heads;
-        p.partial_floats +=
-            (size_t)(blocks * a->kv->n_kv_heads * n) *
-            attention_partial_floats(min_int(rows, a->spans[s].n_rows) * group, a->kv->head_dim);
+static void add_blocks(attention_job *j, const attention_args *a, int rows) {
+    j->n_items = j->n_merges = 0;
+    j->n_partials = 0;
+    for (int i = 0; i < a->n_spans; i++) {
+        const seq_span *s = &a->spans[i];
+        for (int head = 0; head < a->kv->n_kv_heads; head++)
+            for (int first = (blocks_of(s, rows) - 1) * rows; first >= 0; first -= rows) {
+                int n = min_int(rows, s->n_rows - first);
+                add_block(j, (attention_item){.args = a,
+                                              .span = s,
+                                              .kv_head = head,
+                                              .first_row = first,
+                                              .n_rows = n,
+                                              .last_chunk = chunks(s->first + first + n)});
+            }
     }
-    return p;
 }
 
+static int64_t cost_of_all(const attention_args *a, int rows) {
+    int64_t all = 0;
+    for (int i = 0; i < a->n_spans; i++)
+        for (int first = 0; first < a->spans[i].n_rows; first += rows) {
+            int n = min_int(rows, a->spans[i].n_rows - first);
+            all += (int64_t)n * chunks(a->spans[i].first + first + n);
+        }
+    return all * a->kv->n_kv_heads;
+}
+
+// Counts, takes memory, and fills it.
 static void plan(cpu *b, attention_job *j, const attention_args *a) {
-    int rows = rows_per_item(a);
-    plan_size size = measure(a, rows);
-    bool split = team_size(b->team) > 1 && size.items < 4 * team_size(b->team) &&
-                 size.split_items > size.items;
-    int n_items = split ? size.split_items : size.items, n_merges = split ? size.split_merges : 0;
-    j->items = cpu_grow(b, CPU_ITEMS, (size_t)(n_items + n_merges + 1) * sizeof *j->items);
-    float *partial =
-        split ? cpu_grow(b, CPU_PARTIALS, size.partial_floats * sizeof *partial) : NULL;
-    attention_item *merges = j->items + n_items;
-    for (int s = 0; s < a->n_spans; s++)
-        add_span(j, a, &a->spans[s], rows, split, merges, &partial);
-    if (split) // rows of a block may see fewer chunks than measured: close the gap
-        for (int i = 0; i < n_merges; i++)
-            j->items[j->n_items + i] = merges[i];
+    int rows = rows_per_item(a), n = team_size(b->team);
+    j->most_whole = n == 1 ? INT64_MAX : cost_of_all(a, rows) / (4 * n) + 1;
+    add_blocks(j, a, rows);
+    j->items = cpu_grow(b, CPU_ITEMS, (size_t)(j->n_items + j->n_merges + 1) * sizeof *j->items);
+    j->merges = j->items + j->n_items;
+    j->partials = cpu_grow(b, CPU_PARTIALS, j->n_partials * sizeof *j->partials);
+    add_blocks(j, a, rows);
 }
 
 void cpu_attention(ops *o, const attention_args *a) {

@@ -201,7 +201,7 @@ def streams_beside_a_prompt(server, n_streams, prompt_tokens, ends, first):
 
     lines = prompt_tokens // 28
     text = "".join(LONG.format(n=first + i) for i in range(lines)) + "Which field is the largest?"
-    alone, _ = streams(TOKENS * 2, None)
+    alone, _ = streams(TOKENS * 8, None)  # as deep as those beside it: a step costs more behind more tokens
     beside, ttft = streams(TOKENS * 8, lambda: ask(server, connect(server), text, 4, ends))
     return alone, beside, ttft
 

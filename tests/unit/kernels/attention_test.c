@@ -360,9 +360,16 @@ static void a_row_alone_gives_the_bits_it_gives_in_company(void **state) {
 static void thread_count_and_instruction_set_change_no_bit(void **state) {
     (void)state;
     for (int i = 0; i < ROUNDS; i++) {
-        scene s = i == 0 ? new_scene(64, 1, 3, KV_F16, 16) : random_scene(i);
+        scene s = i == 0   ? new_scene(64, 1, 3, KV_F16, 16)
+                  : i == 1 ? new_scene(64, 3, 3, KV_F16, 16)
+                           : random_scene(i);
         if (i == 0) { // one long sequence that decodes: split over chunks when there are threads
             add_span(&s, 1777, 1);
+            finish_scene(&s);
+        } else if (i == 1) { // a part of a long prompt is split, the sequences beside it are not
+            add_span(&s, 300, 1);
+            add_span(&s, 1777, 4);
+            add_span(&s, 600, 1);
             finish_scene(&s);
         }
         outcome first = {0};
