@@ -32,12 +32,12 @@ LONG = "int field_{n}(const struct record *r) {{ return r->values[{n}] * {n}; }}
 class Server:
     """What a client needs to know, and the process to end."""
 
-    def __init__(self, name, url, ca, key, model, process):
+    def __init__(self, name, url, ca, key, model, process, **more):
         parts = urlsplit(url)
         self.name, self.host, self.port, self.path = name, parts.hostname, parts.port, parts.path
         self.tls = ssl.create_default_context(cafile=ca)
         self.tls.check_hostname = False
-        self.key, self.model, self.process = key, model, process
+        self.key, self.model, self.process, self.more = key, model, process, more  # more: of a request's body
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
@@ -66,7 +66,7 @@ def start_tiergate(args, directory):
     process = subprocess.Popen(line, stdout=open(log, "wb"), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     wait_until(ready_file.exists, process, log)
     ready = json.loads(ready_file.read_text())
-    return Server("tiergate", ready["base_url"], ready["ca_file"], ready["api_key"], "bench", process)
+    return Server("tiergate", ready["base_url"], ready["ca_file"], ready["api_key"], "bench", process, ignore_eos=True)
 
 
 def start_llama(args, directory):
@@ -104,16 +104,16 @@ def answers(server):
 class Times:
     """When a streamed answer's texts came."""
 
-    def __init__(self, begun, at):
+    def __init__(self, begun, at, n_tokens):
         self.ttft = at[0] - begun
         self.gaps = [b - a for a, b in zip(at, at[1:])]
-        self.ended = at[-1]
+        self.ended, self.n_tokens = at[-1], n_tokens
 
 
-def ask(server, connection, text, tokens, ends, started=None):
-    """Streams one answer of exactly `tokens` tokens (the end tokens cannot be sampled)."""
-    body = {"model": server.model, "stream": True, "temperature": 0, "max_tokens": tokens, "logit_bias": ends,
-            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]}
+def ask(server, connection, text, tokens, started=None):
+    """Streams one answer of `tokens` tokens; llama.cpp's may end earlier, since a logit_bias against that would slow it down."""
+    body = {"model": server.model, "stream": True, "temperature": 0, "max_tokens": tokens,
+            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]} | server.more
     begun, at, finish = time.monotonic(), [], None
     connection.request("POST", server.path + "/chat/completions", json.dumps(body),
                        {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"})
@@ -132,9 +132,9 @@ def ask(server, connection, text, tokens, ends, started=None):
                 if started and len(at) == 1:
                     started()
             finish = choice.get("finish_reason") or finish
-    if finish != "length":
+    if finish not in ("length", "stop") or not at:
         raise RuntimeError(f"{server.name}: ended by {finish} after {len(at)} of {tokens} tokens")
-    return Times(begun, at)
+    return Times(begun, at, tokens if finish == "length" else len(at))
 
 
 def connect(server):
@@ -143,7 +143,7 @@ def connect(server):
 
 # ---- the measurements
 
-def closed_loop(server, n_clients, n_each, ends, first):
+def closed_loop(server, n_clients, n_each, first):
     """(tokens a second, TTFTs, gaps) of n_clients that ask n_each questions one after another."""
     results, failures = [], []
 
@@ -151,7 +151,7 @@ def closed_loop(server, n_clients, n_each, ends, first):
         try:
             connection = connect(server)
             for k in range(n_each):
-                results.append(ask(server, connection, QUESTION.format(n=first + i * n_each + k), TOKENS, ends))
+                results.append(ask(server, connection, QUESTION.format(n=first + i * n_each + k), TOKENS))
             connection.close()
         except Exception as e:  # told by the main thread
             failures.append(e)
@@ -161,7 +161,7 @@ def closed_loop(server, n_clients, n_each, ends, first):
     if failures:
         raise failures[0]
     seconds = max(r.ended for r in results) - begun
-    return len(results) * TOKENS / seconds, [r.ttft for r in results], [g for r in results for g in r.gaps]
+    return sum(r.n_tokens for r in results) / seconds, [r.ttft for r in results], [g for r in results for g in r.gaps]
 
 
 def run_all(threads):
@@ -171,14 +171,14 @@ def run_all(threads):
         t.join()
 
 
-def streams_beside_a_prompt(server, n_streams, prompt_tokens, ends, first):
+def streams_beside_a_prompt(server, n_streams, prompt_tokens, first):
     """Gaps of n_streams streams without and with a long prompt that arrives among them, and that prompt's TTFT."""
     def streams(n_tokens, during):
         results, ready = [], threading.Barrier(n_streams + 1)
         late = []
 
         def one(i):
-            results.append(ask(server, connect(server), QUESTION.format(n=first + i), n_tokens, ends, ready.wait))
+            results.append(ask(server, connect(server), QUESTION.format(n=first + i), n_tokens, ready.wait))
 
         threads = [threading.Thread(target=one, args=(i,)) for i in range(n_streams)]
         for t in threads:
@@ -202,7 +202,7 @@ def streams_beside_a_prompt(server, n_streams, prompt_tokens, ends, first):
     lines = prompt_tokens // 28
     text = "".join(LONG.format(n=first + i) for i in range(lines)) + "Which field is the largest?"
     alone, _ = streams(TOKENS * 8, None)  # as deep as those beside it: a step costs more behind more tokens
-    beside, ttft = streams(TOKENS * 8, lambda: ask(server, connect(server), text, 4, ends))
+    beside, ttft = streams(TOKENS * 8, lambda: ask(server, connect(server), text, 4))
     return alone, beside, ttft
 
 
@@ -228,34 +228,32 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=2, help="of each client in a round")
     parser.add_argument("--prompt", type=int, default=4000, help="tokens of the long prompt; 0: leave that part out")
-    parser.add_argument("--ends", default="0,2", help="ids of the model's end tokens")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings of Tiergate")
     parser.add_argument("--alone", action="store_true", help="Tiergate only")
     args = parser.parse_args()
-    ends = {word: -100 for word in args.ends.split(",")}
     counts = [int(word) for word in args.clients.split(",")]
     with tempfile.TemporaryDirectory(prefix="tiergate-serve-") as directory:
         servers = [start_tiergate(args, Path(directory))]
         if not args.alone:
             servers.append(start_llama(args, Path(directory)))
         try:
-            below = measure(servers, counts, args, ends)
+            below = measure(servers, counts, args)
         finally:
             for server in servers:
                 server.stop()
     print(f"below target: {below}")
 
 
-def measure(servers, counts, args, ends):
+def measure(servers, counts, args):
     print(f"model {Path(args.model).name}, {args.threads} threads, answers of {TOKENS} tokens, {args.rounds} rounds, "
           f"load at start {os.getloadavg()[0]:.1f}", flush=True)
     for server in servers:  # warm, and the shared system message known where there is a cache
-        closed_loop(server, 1, 1, ends, 900000)
+        closed_loop(server, 1, 1, 900000)
     found, first, below = {}, 0, 0
     for _ in range(args.rounds):
         for n in counts:
             for server in servers:
-                found.setdefault((n, server.name), []).append(closed_loop(server, n, args.requests, ends, first))
+                found.setdefault((n, server.name), []).append(closed_loop(server, n, args.requests, first))
                 first += n * args.requests
     print(f"{'clients':>7} {'server':<10} {'tok/s':>8} {'TTFT p50':>9} {'p99':>9} {'ITL p50':>8} {'p99':>8}  ms")
     for n in counts:
@@ -274,14 +272,14 @@ def measure(servers, counts, args, ends):
             below += is_aimed and (faster < 2.5) + (sooner > 1 / 3)
             print(f"{'':>7} {'ratio':<10} {faster:>8.2f} {sooner:>9.2f}" + ("   target 2.50, 0.33" if is_aimed else ""))
     if args.prompt:
-        below += measure_long(servers[0], args, ends, first)
+        below += measure_long(servers[0], args, first)
     return below
 
 
-def measure_long(server, args, ends, first):
+def measure_long(server, args, first):
     ratios, waits = [], []
     for _ in range(args.rounds):
-        alone, beside, ttft = streams_beside_a_prompt(server, 8, args.prompt, ends, first)
+        alone, beside, ttft = streams_beside_a_prompt(server, 8, args.prompt, first)
         first += args.prompt
         ratios.append(percentile(beside, 99) / percentile(alone, 99))
         waits.append(ttft)
