@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from installation import BINARY, ROOT, wait_for
+from installation import BINARY, ROOT, wait_for, whole_lines
 
 sys.path.append(str(ROOT / "tests" / "faults"))
 from servers import MODEL, Site, missing_programs  # noqa: E402  (the path is set above)
@@ -110,7 +110,7 @@ class Fleet(Site):
 
     def logged(self, name, event):
         """Lines of a role's log that tell this event."""
-        lines = (self.dir / "logs" / f"{name}.log").read_text().splitlines()
+        lines = whole_lines(self.dir / "logs" / f"{name}.log")
         return [json.loads(line) for line in lines if f'"{event}"' in line]
 
     def events(self):

@@ -21,6 +21,11 @@ START_SECONDS = 120
 STOP_SECONDS = 60
 
 
+def whole_lines(path):
+    """Of a log that somebody writes: its last line may stand there in part."""
+    return Path(path).read_text(errors="replace").rpartition("\n")[0].splitlines()
+
+
 def wait_for(what, seconds=30, why="waited in vain"):
     """The first truthy value of what(), asked again and again; fails the test when there is none in time."""
     deadline = time.monotonic() + seconds

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from installation import whole_lines
+
 CHAT = "/v1/chat/completions"
 
 
@@ -17,8 +19,8 @@ def gateway_pid(gateway):
 
 
 def log_lines(gateway, event):
-    text = (Path(gateway.ready["data_dir"]) / "logs" / "gateway.log").read_text()
-    lines = (json.loads(line) for line in text.splitlines() if line.startswith("{"))
+    text = whole_lines(Path(gateway.ready["data_dir"]) / "logs" / "gateway.log")
+    lines = (json.loads(line) for line in text if line.startswith("{"))
     return [line for line in lines if line["event"] == event]
 
 

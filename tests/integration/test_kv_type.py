@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from installation import BINARY, Installation, wait_for
+from installation import BINARY, Installation, wait_for, whole_lines
 
 MIB = 16
 CODE = "def area(width, height):\n    return width * height\n"
@@ -22,7 +22,7 @@ def ask(directory, kv_type):
             messages=[{"role": "user", "content": "Repeat this code exactly, twice:\n" + CODE}], max_tokens=40, temperature=0))
         assert status == 200, answer
         wait_for(lambda: installation.metric("worker", "tiergate_worker_sequences") == 0, 10, "busy")
-        ready = next(line for line in map(json.loads, installation.worker_log.read_text().splitlines())
+        ready = next(line for line in map(json.loads, whole_lines(installation.worker_log))
                      if line["event"] == "worker.ready")
         assert ready["kv_type"] == kv_type
         return (answer["choices"][0]["message"]["content"], ready["kv_tokens"],

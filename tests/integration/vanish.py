@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from installation import Installation, wait_for
+from installation import Installation, wait_for, whole_lines
 
 HOW = ("FIN", "RST", "close_notify", "RST")  # half of them by RST
 TOKENS = 1500  # of an answer: none ends by itself meanwhile
@@ -94,7 +94,7 @@ def read_until(clients, n):
 def log_lines(path, event):
     """id -> the last line with this event."""
     found = {}
-    for line in Path(path).read_text(errors="replace").splitlines():
+    for line in whole_lines(path):
         if f'"{event}"' in line:
             line = json.loads(line)
             found[line.get("id") or line.get("request") or line.get("request_id")] = line
