@@ -62,8 +62,9 @@ def main():
     parser.add_argument("--probes", type=int, default=500)
     parser.add_argument("--words", type=int, default=120)
     args = parser.parse_args()
-    args.threads, args.context, args.kv_bytes, args.set = 2, 1024, "2GiB", []
     half = args.probes // 2
+    kv_mib = 2048 + 12 * args.probes  # nothing is evicted: what nobody holds any more no time can tell
+    args.threads, args.context, args.kv_bytes, args.set = 2, 1024, f"{kv_mib}MiB", []
     with tempfile.TemporaryDirectory(prefix="tiergate-probe-") as directory:
         server = start_tiergate(args, Path(directory))
         try:
