@@ -19,9 +19,9 @@ def gateway_pid(gateway):
 
 
 def log_lines(gateway, event):
-    text = whole_lines(Path(gateway.ready["data_dir"]) / "logs" / "gateway.log")
-    lines = (json.loads(line) for line in text if line.startswith("{"))
-    return [line for line in lines if line["event"] == event]
+    lines = whole_lines(Path(gateway.ready["data_dir"]) / "logs" / "gateway.log")
+    told = (json.loads(line) for line in lines if line.startswith("{"))
+    return [line for line in told if line["event"] == event]
 
 
 def wait_for(what, seconds=30):
